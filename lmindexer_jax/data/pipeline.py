@@ -1,0 +1,91 @@
+"""Batches of document indices: shuffled without end for training, in order and padded for inference.
+
+The order is a function of (seed, step) alone, so a training run resumes at any step, and every process draws the
+same global batch and keeps its own rows: the result does not depend on how many processes share the work.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+from jaxtyping import Bool, Int
+
+Fetch = Callable[[Int[np.ndarray, " B"], np.random.Generator], dict[str, np.ndarray]]
+
+
+def steps_per_epoch(documents: int, batch_size: int) -> int:
+    """Steps after which every document has been drawn once (the last batch of an epoch may reach into the next)."""
+    return max(1, math.ceil(documents / batch_size))
+
+
+def training_batches(
+    fetch: Fetch,
+    *,
+    documents: int,
+    batch_size: int,
+    seed: int,
+    steps: int,
+    process: int = 0,
+    processes: int = 1,
+) -> grain.MapDataset:
+    """Shuffled batches: element `step` is `fetch(indices, rng)` of that step's share of this process.
+
+    Args:
+      fetch: makes the arrays of a batch from document indices; its generator is seeded by (seed, step).
+      documents: corpus size N; every epoch is a new permutation.
+      batch_size: global batch size B, a multiple of `processes`.
+      seed: of the order; stages pass different seeds.
+      steps: length of the data set.
+      process: index of this process.
+      processes: number of processes that share each batch.
+    """
+    share = batch_size // processes
+    order = grain.MapDataset.range(documents).shuffle(seed=seed).repeat()
+
+    def load(step: int) -> dict[str, np.ndarray]:
+        first = step * batch_size + process * share
+        indices = np.fromiter((order[i] for i in range(first, first + share)), np.int64, share)
+        return fetch(indices, np.random.default_rng((seed, step, process)))
+
+    return grain.MapDataset.range(steps).map(load)
+
+
+def inference_batches(
+    lengths: Int[np.ndarray, " N"], *, batch_size: int, buckets: tuple[int, ...], start: int = 0
+) -> Iterator[tuple[Int[np.ndarray, " B"], Bool[np.ndarray, " B"], int]]:
+    """Every document exactly once, grouped by length so that short documents do not pay for long ones.
+
+    A document's padded length depends on its own length alone and every batch has the same number of rows, so a
+    document meets the same compiled function, and gets the same bits, alone or in company.
+
+    Args:
+      lengths: tokens per document.
+      batch_size: rows per batch; the last batch of a bucket repeats a document, marked by the mask.
+      buckets: padded lengths, increasing; the last holds the longest document.
+      start: number of batches to leave out (a resumed pass).
+
+    Yields:
+      indices (B,), mask (B,) of real rows, padded length.
+    """
+    bucket = np.searchsorted(buckets, lengths)
+    number = 0
+    for which, length in enumerate(buckets):
+        rows = np.flatnonzero(bucket == which)
+        for first in range(0, len(rows), batch_size):
+            number += 1
+            if number <= start:
+                continue
+            indices = rows[first : first + batch_size]
+            mask = np.arange(batch_size) < len(indices)
+            yield np.resize(indices, batch_size), mask, length
+
+
+def length_buckets(lengths: Int[np.ndarray, " N"], *, longest: int) -> tuple[int, ...]:
+    """A few padded lengths (multiples of 8, each about 1.5 times the last) up to the longest document."""
+    top = min(longest, int(lengths.max(initial=1)))
+    top = -(-top // 8) * 8
+    buckets = [top]
+    while buckets[0] > 16:
+        buckets.insert(0, -(-int(buckets[0] / 1.5) // 8) * 8)
+    return tuple(sorted(set(buckets)))

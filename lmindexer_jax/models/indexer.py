@@ -1,0 +1,223 @@
+"""The semantic indexer: language model, codebooks and reconstructor as one parameter tree.
+
+Slot t of the decoder, having read `<start>` and the codes before position t, gives the document's vector h_t. The
+published model takes that hidden state itself. With `pooled_weight` > 0 the vector is instead
+
+    h_t = pooled_weight * (pooled - centre_t) + linear(hidden_t)
+
+where `pooled` is the unit mean of the encoder's states, `centre_t` the mean of `pooled` over the documents that share
+the prefix, and `linear` starts at zero: training starts from the embedding that the language model already has, and
+what the prefix explains is taken out, so that later codes cannot repeat earlier ones.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from lmindexer_jax.models.bert import BertConfig, BertEncoder
+from lmindexer_jax.models.layers import Embedding, Projection, dropout
+from lmindexer_jax.models.quantiser import unit
+from lmindexer_jax.models.reconstructor import Reconstructor, ReconstructorConfig, ReconstructorKind
+from lmindexer_jax.models.t5 import T5Config, T5Decoder, T5Encoder
+
+Params = dict
+
+
+@dataclasses.dataclass
+class IndexerConfig:
+    """What is learned, apart from the language model itself."""
+
+    codebook_sizes: tuple[int, ...] = (256, 256, 256)  # K of each position; T is their number
+    decoder_layers: int = 2  # of the small decoder on an encoder-only language model
+    pooled_weight: float = 1.0  # position 1; 0 = the decoder's hidden state alone (published)
+    residual_weight: float = 1.5  # later positions; used where pooled_weight > 0
+    reconstructor: ReconstructorConfig = dataclasses.field(default_factory=ReconstructorConfig)
+
+
+class Indexer(nn.Module):
+    """All parts under one roof; its methods are reached through the functions below."""
+
+    config: IndexerConfig
+    language_model: T5Config | BertConfig
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        model = self.language_model
+        if isinstance(model, T5Config):
+            self.shared = Embedding(model.vocab_size, model.d_model, dtype=self.dtype)
+            self.encoder = T5Encoder(model, self.dtype)
+            decoder = model
+        else:
+            self.encoder = BertEncoder(model, self.dtype)
+            decoder = small_decoder(model, layers=self.config.decoder_layers)
+            self.start = self.param("start", nn.initializers.normal(1.0), (decoder.d_model,))
+        self.decoder = T5Decoder(decoder, self.dtype)
+        width = decoder.d_model
+        self.codebooks = [
+            self.param(f"codebook_{t}", nn.initializers.normal(width**-0.5), (size, width))
+            for t, size in enumerate(self.config.codebook_sizes)
+        ]
+        if self.config.pooled_weight > 0:
+            self.output = self.param("output", nn.initializers.zeros, (width, width))
+        self.reconstructor = Reconstructor(
+            self.config.reconstructor,
+            width=width,
+            heads=decoder.num_heads,
+            head_width=decoder.d_kv,
+            hidden=decoder.d_ff,
+            vocabulary=model.vocab_size,
+            dtype=self.dtype,
+        )
+
+    def embedding(self) -> Float[Array, "V D"]:
+        """The language model's token embedding."""
+        if isinstance(self.language_model, T5Config):
+            return self.shared.embedding
+        return self.encoder.embeddings.word.embedding
+
+    def encode(
+        self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, deterministic: bool = True
+    ) -> Float[Array, "B L D"]:
+        """Contextual vectors of the tokens."""
+        if isinstance(self.language_model, T5Config):
+            return self.encoder(self.shared(tokens), mask, deterministic=deterministic)
+        return self.encoder(tokens, mask, deterministic=deterministic)
+
+    def vectors(
+        self,
+        encoded: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
+        codes: Int[Array, "B P"],
+        centres: Float[Array, "B P+1 D"] | None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B P+1 D"]:
+        """h_1..h_{P+1} given the first P codes (teacher forced); see the module's docstring."""
+        batch, width = encoded.shape[0], encoded.shape[-1]
+        if isinstance(self.language_model, T5Config):
+            start = self.shared.embedding[self.language_model.decoder_start_token_id]
+        else:
+            start = self.start
+        read = [jnp.broadcast_to(start, (batch, width))]
+        read += [self.codebooks[t][codes[:, t]] for t in range(codes.shape[1])]
+        hidden = self.decoder(jnp.stack(read, axis=1), encoded, mask, deterministic=deterministic)
+        hidden = hidden.astype(jnp.float32)
+        if self.config.pooled_weight == 0:
+            return hidden
+        rest = pool(encoded, mask)[:, None] - centres
+        weight = [self.config.pooled_weight] + [self.config.residual_weight] * codes.shape[1]
+        return rest * jnp.asarray(weight)[None, :, None] + (hidden.reshape(-1, width) @ self.output).reshape(
+            hidden.shape
+        )
+
+    def reconstruct(
+        self,
+        queries: Float[Array, "B P D"],
+        codes: Float[Array, "B P D"],
+        tokens: Int[Array, "B L"] | None,
+        mask: Bool[Array, "B L S"] | None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B ..."]:
+        """Logits over the vocabulary: (B, L, V) with hints, (B, V) as a bag of words."""
+        embedding = self.embedding()
+        if self.config.reconstructor.kind == ReconstructorKind.BAG:
+            return self.reconstructor.bag(queries, embedding, deterministic=deterministic)
+        return self.reconstructor.hinted(
+            queries, codes, embedding[tokens], mask, embedding, deterministic=deterministic
+        )
+
+    def __call__(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B ..."]:
+        """Touch every parameter once (initialisation)."""
+        encoded = self.encode(tokens, mask)
+        positions = len(self.config.codebook_sizes)
+        codes = jnp.zeros((tokens.shape[0], positions - 1), jnp.int32)
+        centres = jnp.zeros((tokens.shape[0], positions, encoded.shape[-1]))
+        queries = self.vectors(encoded, mask, codes, centres)
+        length = tokens.shape[1]
+        hints = jnp.ones((tokens.shape[0], length, positions + length), bool)
+        return self.reconstruct(queries, queries, tokens, hints)
+
+
+def small_decoder(model: BertConfig, *, layers: int) -> T5Config:
+    """A T5-style decoder of the same width and heads, to sit on an encoder-only language model."""
+    return T5Config(
+        vocab_size=model.vocab_size,
+        d_model=model.hidden_size,
+        d_kv=model.hidden_size // model.num_attention_heads,
+        d_ff=model.intermediate_size,
+        num_layers=0,
+        num_decoder_layers=layers,
+        num_heads=model.num_attention_heads,
+    )
+
+
+def pool(encoded: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+    """Unit mean of the real tokens' vectors: the document embedding of sentence-transformers models."""
+    weights = mask.astype(jnp.float32)[..., None]
+    total = jnp.sum(encoded.astype(jnp.float32) * weights, axis=1)
+    return unit(total / jnp.maximum(weights.sum(1), 1.0))
+
+
+def drop_tokens(key: PRNGKeyArray, mask: Bool[Array, "B L"], *, rate: float) -> Bool[Array, "B L"]:
+    """Hide each token with probability `rate`, the first never (some token must remain)."""
+    kept = dropout(key, jnp.ones(mask.shape), rate=rate) > 0
+    return mask & kept.at[:, 0].set(True)
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexerFunctions:
+    """The pure functions of one indexer; parameters come first, a key means dropout."""
+
+    module: Indexer
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """Random parameters."""
+        tokens, mask = jnp.zeros((1, 8), jnp.int32), jnp.ones((1, 8), bool)
+        return self.module.init(key, tokens, mask)["params"]
+
+    def _apply(self, method: str, params: Params, *args: Array, key: PRNGKeyArray | None) -> Array:
+        rngs = {} if key is None else {"dropout": key}
+        return self.module.apply(
+            {"params": params}, *args, deterministic=key is None, rngs=rngs, method=getattr(Indexer, method)
+        )
+
+    def encode(
+        self, params: Params, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B L D"]:
+        """Contextual vectors of the tokens."""
+        return self._apply("encode", params, tokens, mask, key=key)
+
+    def vectors(
+        self,
+        params: Params,
+        encoded: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
+        *,
+        codes: Int[Array, "B P"],
+        centres: Float[Array, "B P+1 D"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B P+1 D"]:
+        """Document vectors h_1..h_{P+1}."""
+        return self._apply("vectors", params, encoded, mask, codes, centres, key=key)
+
+    def reconstruct(
+        self,
+        params: Params,
+        queries: Float[Array, "B P D"],
+        *,
+        codes: Float[Array, "B P D"] | None = None,
+        tokens: Int[Array, "B L"] | None = None,
+        hints: Bool[Array, "B L S"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B ..."]:
+        """Logits over the vocabulary; `codes` differ from `queries` in the published second position alone."""
+        codes = queries if codes is None else codes
+        return self._apply("reconstruct", params, queries, codes, tokens, hints, key=key)
+
+
+def codebook(params: Params, position: int) -> Float[Array, "K D"]:
+    """The rows of one position, counted from 0."""
+    return params[f"codebook_{position}"]
