@@ -41,7 +41,7 @@ class BertEmbeddings(nn.Module):
         self.token_type = Embedding(config.type_vocab_size, width, stddev)
         self.norm = LayerNorm(width, config.layer_norm_eps, self.dtype)
 
-    def __call__(self, tokens: Int[Array, 'B L']) -> Float[Array, 'B L D']:
+    def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         positions = self.position.embedding[: tokens.shape[1]]
         return self.norm(self.word(tokens) + (positions + self.token_type.embedding[0]))
 
@@ -55,7 +55,7 @@ class BertLayer(nn.Module):
     def setup(self) -> None:
         config = self.config
         width, head_dim = config.hidden_size, config.hidden_size // config.num_attention_heads
-        shared = {'stddev': config.initializer_range, 'use_bias': True, 'dtype': self.dtype}
+        shared = {"stddev": config.initializer_range, "use_bias": True, "dtype": self.dtype}
         self.attention = Attention(
             width,
             config.num_attention_heads,
@@ -70,8 +70,8 @@ class BertLayer(nn.Module):
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def __call__(
-        self, hidden: Float[Array, 'B L D'], mask: Bool[Array, 'B 1 1 L'], *, deterministic: bool
-    ) -> Float[Array, 'B L D']:
+        self, hidden: Float[Array, "B L D"], mask: Bool[Array, "B 1 1 L"], *, deterministic: bool
+    ) -> Float[Array, "B L D"]:
         attended = self.attention(hidden, mask=mask, deterministic=deterministic)
         hidden = self.attention_norm(hidden + self.dropout(attended, deterministic=deterministic))
         changed = self.feed_forward(hidden)
@@ -94,11 +94,11 @@ class BertEncoder(nn.Module):
         self.dropout = Dropout(self.config.hidden_dropout_prob)
 
     def __call__(
-        self, tokens: Int[Array, 'B L'], mask: Bool[Array, 'B L'], *, deterministic: bool = True
-    ) -> Float[Array, 'B L D']:
+        self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, deterministic: bool = True
+    ) -> Float[Array, "B L D"]:
         longest = self.config.max_position_embeddings
         if tokens.shape[1] > longest:
-            raise ValueError(f'{tokens.shape[1]} tokens, but this model has {longest} positions: truncate the text')
+            raise ValueError(f"{tokens.shape[1]} tokens, but this model has {longest} positions: truncate the text")
         hidden = self.dropout(self.embeddings(tokens), deterministic=deterministic)
         for layer in self.layer:
             hidden = layer(hidden, mask[:, None, None, :], deterministic=deterministic)

@@ -22,23 +22,23 @@ MASKED = -1e9
 class FeedForwardKind(enum.StrEnum):
     """The position-wise network: T5 v1.0 (relu), T5 v1.1 (gated-gelu, tanh form), BERT (gelu, exact form)."""
 
-    RELU = 'relu'
-    GATED_GELU = 'gated-gelu'
-    GELU = 'gelu'
+    RELU = "relu"
+    GATED_GELU = "gated-gelu"
+    GELU = "gelu"
 
 
-def matmul(inputs: Float[Array, '*batch I'], kernel: Float[Array, 'I O']) -> Float[Array, '*batch O']:
+def matmul(inputs: Float[Array, "*batch I"], kernel: Float[Array, "I O"]) -> Float[Array, "*batch O"]:
     """`inputs @ kernel` as one 2-D matmul, whatever the leading dimensions."""
     flat = inputs.reshape(-1, inputs.shape[-1]) @ kernel
     return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
-def mask_bias(mask: Bool[Array, '*shape']) -> Float[Array, '*shape']:
+def mask_bias(mask: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
     """What to add to attention scores: 0 where `mask` is true, a large negative number elsewhere."""
     return jnp.where(mask, 0.0, MASKED).astype(jnp.float32)
 
 
-def dropout(key: Key[Array, ''], values: Float[Array, '*shape'], *, rate: float) -> Float[Array, '*shape']:
+def dropout(key: Key[Array, ""], values: Float[Array, "*shape"], *, rate: float) -> Float[Array, "*shape"]:
     """Zeroes each value with probability `rate` and scales the rest to keep the mean.
 
     One 32-bit word decides two values: random bits are the cost of dropout on a CPU, and 16 bits resolve a rate to 1.5e-5.
@@ -55,10 +55,10 @@ class Dropout(nn.Module):
 
     rate: float
 
-    def __call__(self, values: Float[Array, '*shape'], *, deterministic: bool) -> Float[Array, '*shape']:
+    def __call__(self, values: Float[Array, "*shape"], *, deterministic: bool) -> Float[Array, "*shape"]:
         if deterministic or self.rate == 0.0:
             return values
-        return dropout(self.make_rng('dropout'), values, rate=self.rate)
+        return dropout(self.make_rng("dropout"), values, rate=self.rate)
 
 
 class Embedding(nn.Module):
@@ -70,9 +70,9 @@ class Embedding(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        self.embedding = self.param('embedding', nn.initializers.normal(self.stddev), (self.count, self.width))
+        self.embedding = self.param("embedding", nn.initializers.normal(self.stddev), (self.count, self.width))
 
-    def __call__(self, indices: Int[Array, '*batch']) -> Float[Array, '*batch D']:
+    def __call__(self, indices: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         return jnp.take(self.embedding, indices, axis=0).astype(self.dtype)
 
 
@@ -86,11 +86,11 @@ class Projection(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        self.kernel = self.param('kernel', nn.initializers.normal(self.stddev), (self.inputs, self.outputs))
+        self.kernel = self.param("kernel", nn.initializers.normal(self.stddev), (self.inputs, self.outputs))
         if self.use_bias:
-            self.bias = self.param('bias', nn.initializers.zeros, (self.outputs,))
+            self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
 
-    def __call__(self, values: Float[Array, '*batch I']) -> Float[Array, '*batch O']:
+    def __call__(self, values: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
         projected = matmul(values.astype(self.dtype), self.kernel.astype(self.dtype))
         return projected + self.bias.astype(self.dtype) if self.use_bias else projected
 
@@ -103,8 +103,8 @@ class RMSNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, values: Float[Array, '*batch D']) -> Float[Array, '*batch D']:
-        scale = self.param('scale', nn.initializers.ones, (self.width,))
+    def __call__(self, values: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        scale = self.param("scale", nn.initializers.ones, (self.width,))
         wide = values.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(self.dtype)
@@ -118,9 +118,9 @@ class LayerNorm(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, values: Float[Array, '*batch D']) -> Float[Array, '*batch D']:
-        scale = self.param('scale', nn.initializers.ones, (self.width,))
-        bias = self.param('bias', nn.initializers.zeros, (self.width,))
+    def __call__(self, values: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        scale = self.param("scale", nn.initializers.ones, (self.width,))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
         wide = values.astype(jnp.float32)
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
@@ -147,7 +147,7 @@ class FeedForward(nn.Module):
         self.down = Projection(self.hidden, self.width, down, self.use_bias, self.dtype)
         self.dropout = Dropout(self.dropout_rate)
 
-    def __call__(self, values: Float[Array, '*batch D'], *, deterministic: bool = True) -> Float[Array, '*batch D']:
+    def __call__(self, values: Float[Array, "*batch D"], *, deterministic: bool = True) -> Float[Array, "*batch D"]:
         hidden = self.up(values)
         match self.kind:
             case FeedForwardKind.RELU:
@@ -159,13 +159,13 @@ class FeedForward(nn.Module):
         return self.down(self.dropout(hidden, deterministic=deterministic))
 
 
-def _split_heads(values: Float[Array, 'B L Hd'], heads: int) -> Float[Array, 'BH L d']:
+def _split_heads(values: Float[Array, "B L Hd"], heads: int) -> Float[Array, "BH L d"]:
     batch, length, width = values.shape
     split = values.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
     return split.reshape(batch * heads, length, width // heads)
 
 
-def _merge_heads(values: Float[Array, 'BH L d'], heads: int) -> Float[Array, 'B L Hd']:
+def _merge_heads(values: Float[Array, "BH L d"], heads: int) -> Float[Array, "B L Hd"]:
     rows, length, width = values.shape
     merged = values.reshape(rows // heads, heads, length, width).transpose(0, 2, 1, 3)
     return merged.reshape(rows // heads, length, heads * width)
@@ -178,8 +178,8 @@ def _batched(left: Array, right: Array, *, over: tuple[int, int], out: jnp.dtype
 
 
 def attention_weights(
-    scores: Float[Array, 'B H T L'], *, bias: Float[Array, '#B #H T L'] | None, mask: Bool[Array, 'B #H #T L'] | None
-) -> Float[Array, 'B H T L']:
+    scores: Float[Array, "B H T L"], *, bias: Float[Array, "#B #H T L"] | None, mask: Bool[Array, "B #H #T L"] | None
+) -> Float[Array, "B H T L"]:
     """float32 softmax over the keys of scores + bias, with exactly zero weight on masked keys."""
     if bias is not None:
         scores = scores + bias
@@ -189,15 +189,15 @@ def attention_weights(
 
 
 def attend(
-    query: Float[Array, 'B T Hd'],
-    key: Float[Array, 'B L Hd'],
-    value: Float[Array, 'B L Hd'],
+    query: Float[Array, "B T Hd"],
+    key: Float[Array, "B L Hd"],
+    value: Float[Array, "B L Hd"],
     *,
     heads: int,
-    bias: Float[Array, '#B #H T L'] | None = None,
-    mask: Bool[Array, 'B #H #T L'] | None = None,
+    bias: Float[Array, "#B #H T L"] | None = None,
+    mask: Bool[Array, "B #H #T L"] | None = None,
     drop: Callable[[Array], Array] = lambda weights: weights,
-) -> Float[Array, 'B T Hd']:
+) -> Float[Array, "B T Hd"]:
     """Multi-head attention (Vaswani et al., 2017) as (B*H, T, d) batched matmuls; the query is already scaled."""
     batch, length, dtype = query.shape[0], key.shape[1], query.dtype
     split_query, split_key = _split_heads(query, heads), _split_heads(key, heads)
@@ -208,16 +208,16 @@ def attend(
 
 
 def attend_folded(
-    query: Float[Array, 'B T Hd'],
-    context: Float[Array, 'B L D'],
-    key_kernel: Float[Array, 'D Hd'],
-    value_kernel: Float[Array, 'D Hd'],
+    query: Float[Array, "B T Hd"],
+    context: Float[Array, "B L D"],
+    key_kernel: Float[Array, "D Hd"],
+    value_kernel: Float[Array, "D Hd"],
     *,
     heads: int,
-    bias: Float[Array, '#B #H T L'] | None = None,
-    mask: Bool[Array, 'B #H #T L'] | None = None,
+    bias: Float[Array, "#B #H T L"] | None = None,
+    mask: Bool[Array, "B #H #T L"] | None = None,
     drop: Callable[[Array], Array] = lambda weights: weights,
-) -> Float[Array, 'B T Hd']:
+) -> Float[Array, "B T Hd"]:
     """`attend(query, context @ key_kernel, context @ value_kernel)` without ever projecting the context.
 
     q . (W_k^T c) = (W_k q) . c, and sum_l a_l (c_l W_v) = (sum_l a_l c_l) W_v: exact, and cheap for a few queries.
@@ -273,13 +273,13 @@ class Attention(nn.Module):
 
     def __call__(
         self,
-        inputs: Float[Array, 'B T D'],
-        context: Float[Array, 'B L D'] | None = None,
+        inputs: Float[Array, "B T D"],
+        context: Float[Array, "B L D"] | None = None,
         *,
-        bias: Float[Array, '#B #H T L'] | None = None,
-        mask: Bool[Array, 'B #H #T L'] | None = None,
+        bias: Float[Array, "#B #H T L"] | None = None,
+        mask: Bool[Array, "B #H #T L"] | None = None,
         deterministic: bool = True,
-    ) -> Float[Array, 'B T D']:
+    ) -> Float[Array, "B T D"]:
         context = inputs if context is None else context
         query = self.query(inputs)
         query = query if self.scale == 1.0 else query * self.scale
@@ -288,7 +288,7 @@ class Attention(nn.Module):
             return self.dropout(weights, deterministic=deterministic)
 
         queries, keys = inputs.shape[1], context.shape[1]
-        shape = {'queries': queries, 'keys': keys, 'width': self.width, 'head_dim': self.head_dim}
+        shape = {"queries": queries, "keys": keys, "width": self.width, "head_dim": self.head_dim}
         if folding_pays(**shape) and not self.use_bias:
             kernels = self.key.kernel.astype(self.dtype), self.value.kernel.astype(self.dtype)
             context = context.astype(self.dtype)
@@ -301,7 +301,7 @@ class Attention(nn.Module):
 
 def relative_buckets(
     queries: int, keys: int, *, buckets: int, max_distance: int, bidirectional: bool
-) -> Int[np.ndarray, 'T L']:
+) -> Int[np.ndarray, "T L"]:
     """T5's bucket of each (query, key) distance: exact near by, logarithmic up to `max_distance`, one beyond (Raffel et al., 2020)."""
     distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]
     if bidirectional:
@@ -325,9 +325,9 @@ class RelativeBias(nn.Module):
     stddev: float = 1.0
 
     @nn.compact
-    def __call__(self, queries: int, keys: int) -> Float[Array, '1 H T L']:
-        table = self.param('embedding', nn.initializers.normal(self.stddev), (self.buckets, self.heads))
-        shape = {'buckets': self.buckets, 'max_distance': self.max_distance, 'bidirectional': self.bidirectional}
+    def __call__(self, queries: int, keys: int) -> Float[Array, "1 H T L"]:
+        table = self.param("embedding", nn.initializers.normal(self.stddev), (self.buckets, self.heads))
+        shape = {"buckets": self.buckets, "max_distance": self.max_distance, "bidirectional": self.bidirectional}
         chosen = jax.nn.one_hot(relative_buckets(queries, keys, **shape).reshape(-1), self.buckets)
         # A product with one-hot rows, not a look-up: its gradient is a matmul too, where a look-up's is a scatter.
         bias = jnp.matmul(chosen, table, precision=jax.lax.Precision.HIGHEST)

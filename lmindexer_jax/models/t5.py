@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lmindexer_jax.models.layers import Attention, Dropout, Embedding, FeedForward, FeedForwardKind, RelativeBias, RMSNorm
+from lmindexer_jax.models.layers import (
+    Attention,
+    Dropout,
+    Embedding,
+    FeedForward,
+    FeedForwardKind,
+    RelativeBias,
+    RMSNorm,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +49,11 @@ def _norm(config: T5Config, dtype: jnp.dtype) -> RMSNorm:
 
 
 def _attention(config: T5Config, dtype: jnp.dtype) -> Attention:
-    return Attention(
-        config.d_model, config.num_heads, config.d_kv, dropout_rate=config.dropout_rate, dtype=dtype
-    )
+    return Attention(config.d_model, config.num_heads, config.d_kv, dropout_rate=config.dropout_rate, dtype=dtype)
 
 
 def _feed_forward(config: T5Config, dtype: jnp.dtype) -> FeedForward:
-    return FeedForward(
-        config.d_model, config.d_ff, config.feed_forward, dropout_rate=config.dropout_rate, dtype=dtype
-    )
+    return FeedForward(config.d_model, config.d_ff, config.feed_forward, dropout_rate=config.dropout_rate, dtype=dtype)
 
 
 def _relative_bias(config: T5Config, *, bidirectional: bool) -> RelativeBias:
@@ -77,12 +81,12 @@ class T5EncoderLayer(nn.Module):
 
     def __call__(
         self,
-        hidden: Float[Array, 'B L D'],
-        mask: Bool[Array, 'B 1 1 L'],
+        hidden: Float[Array, "B L D"],
+        mask: Bool[Array, "B 1 1 L"],
         *,
-        bias: Float[Array, '1 H L L'],
+        bias: Float[Array, "1 H L L"],
         deterministic: bool,
-    ) -> Float[Array, 'B L D']:
+    ) -> Float[Array, "B L D"]:
         attended = self.attention(self.attention_norm(hidden), bias=bias, mask=mask, deterministic=deterministic)
         hidden = hidden + self.dropout(attended, deterministic=deterministic)
         changed = self.feed_forward(self.feed_forward_norm(hidden), deterministic=deterministic)
@@ -106,14 +110,14 @@ class T5DecoderLayer(nn.Module):
 
     def __call__(
         self,
-        hidden: Float[Array, 'B T D'],
-        encoded: Float[Array, 'B L D'],
-        mask: Bool[Array, 'B 1 1 L'],
+        hidden: Float[Array, "B T D"],
+        encoded: Float[Array, "B L D"],
+        mask: Bool[Array, "B 1 1 L"],
         *,
-        causal: Bool[Array, '1 1 T T'],
-        bias: Float[Array, '1 H T T'],
+        causal: Bool[Array, "1 1 T T"],
+        bias: Float[Array, "1 H T T"],
         deterministic: bool,
-    ) -> Float[Array, 'B T D']:
+    ) -> Float[Array, "B T D"]:
         attended = self.self_attention(
             self.self_attention_norm(hidden), bias=bias, mask=causal, deterministic=deterministic
         )
@@ -139,8 +143,8 @@ class T5Encoder(nn.Module):
         self.dropout = Dropout(self.config.dropout_rate)
 
     def __call__(
-        self, embedded: Float[Array, 'B L D'], mask: Bool[Array, 'B L'], *, deterministic: bool = True
-    ) -> Float[Array, 'B L D']:
+        self, embedded: Float[Array, "B L D"], mask: Bool[Array, "B L"], *, deterministic: bool = True
+    ) -> Float[Array, "B L D"]:
         length = embedded.shape[1]
         bias = self.relative_bias(length, length)
         hidden = self.dropout(embedded.astype(self.dtype), deterministic=deterministic)
@@ -163,12 +167,12 @@ class T5Decoder(nn.Module):
 
     def __call__(
         self,
-        embedded: Float[Array, 'B T D'],
-        encoded: Float[Array, 'B L D'],
-        mask: Bool[Array, 'B L'],
+        embedded: Float[Array, "B T D"],
+        encoded: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
         *,
         deterministic: bool = True,
-    ) -> Float[Array, 'B T D']:
+    ) -> Float[Array, "B T D"]:
         length = embedded.shape[1]
         bias = self.relative_bias(length, length)
         causal = jnp.asarray(np.tri(length, dtype=bool))[None, None]
@@ -196,39 +200,39 @@ class T5(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, 'B L'],
-        mask: Bool[Array, 'B L'],
-        decoder_tokens: Int[Array, 'B T'],
+        tokens: Int[Array, "B L"],
+        mask: Bool[Array, "B L"],
+        decoder_tokens: Int[Array, "B T"],
         *,
         deterministic: bool = True,
-    ) -> Float[Array, 'B T V']:
+    ) -> Float[Array, "B T V"]:
         """Teacher-forced logits: `decoder_tokens` start with `decoder_start_token_id`."""
         encoded = self.encode(tokens, mask, deterministic=deterministic)
         hidden = self.decode_embedded(self.embed(decoder_tokens), encoded, mask, deterministic=deterministic)
         return self.logits(hidden)
 
-    def embed(self, tokens: Int[Array, '*batch']) -> Float[Array, '*batch D']:
+    def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
         """Rows of the shared embedding."""
         return self.shared(tokens)
 
     def encode(
-        self, tokens: Int[Array, 'B L'], mask: Bool[Array, 'B L'], *, deterministic: bool = True
-    ) -> Float[Array, 'B L D']:
+        self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, deterministic: bool = True
+    ) -> Float[Array, "B L D"]:
         """Contextual vectors of the tokens; the vectors at masked positions mean nothing."""
         return self.encoder(self.embed(tokens), mask, deterministic=deterministic)
 
     def decode_embedded(
         self,
-        embedded: Float[Array, 'B T D'],
-        encoded: Float[Array, 'B L D'],
-        mask: Bool[Array, 'B L'],
+        embedded: Float[Array, "B T D"],
+        encoded: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"],
         *,
         deterministic: bool = True,
-    ) -> Float[Array, 'B T D']:
+    ) -> Float[Array, "B T D"]:
         """Decoder states for embedded decoder input (codes or tokens)."""
         return self.decoder(embedded, encoded, mask, deterministic=deterministic)
 
-    def logits(self, hidden: Float[Array, '*batch D']) -> Float[Array, '*batch V']:
+    def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """float32 scores of every word; a tied head is scaled by d_model**-0.5, as T5 v1.0 does."""
         if self.config.tie_word_embeddings:
             hidden, rows = hidden * self.config.d_model**-0.5, self.shared.embedding
