@@ -43,12 +43,12 @@ def group_by_prefix(codes: Int[np.ndarray, "N P"]) -> PrefixGroups:
     return PrefixGroups(ordered[starts], members, offsets, group, place)
 
 
-def find_groups(groups: PrefixGroups, codes: Int[np.ndarray, "M P"]) -> Int[np.ndarray, " M"]:
-    """Group of each prefix in `codes`, or -1 where no document has it."""
+def find_prefixes(prefixes: Int[np.ndarray, "G P"], codes: Int[np.ndarray, "M P"]) -> Int[np.ndarray, " M"]:
+    """Row of each code sequence among the sorted `prefixes` of the same length, or -1 where it is not there."""
     if codes.shape[1] == 0:
         return np.zeros(codes.shape[0], np.int64)
-    sizes = np.maximum(groups.prefixes.max(0), codes.max(0, initial=0)).astype(np.int64) + 1
-    known = np.ravel_multi_index(tuple(groups.prefixes.T.astype(np.int64)), tuple(sizes))
+    sizes = np.maximum(prefixes.max(0), codes.max(0, initial=0)).astype(np.int64) + 1
+    known = np.ravel_multi_index(tuple(prefixes.T.astype(np.int64)), tuple(sizes))
     asked = np.ravel_multi_index(tuple(codes.T.astype(np.int64)), tuple(sizes))
     at = np.minimum(np.searchsorted(known, asked), len(known) - 1)
     return np.where(known[at] == asked, at, -1)

@@ -1,0 +1,66 @@
+"""Batches: every document once per epoch, the same for any number of processes, each padded by its own length."""
+
+import grain
+import numpy as np
+
+from lmindexer_jax.data.pipeline import inference_batches, length_buckets, steps_per_epoch, training_batches
+
+
+def drawn(**kwargs):
+    data = training_batches(lambda indices, rng: {"i": indices, "r": rng.random(2)}, **kwargs)
+    return [data[i] for i in range(len(data))]
+
+
+def test_an_epoch_sees_every_document_once():
+    batches = drawn(documents=100, batch_size=10, seed=3, steps=20)
+    first = np.concatenate([b["i"] for b in batches[:10]])
+    second = np.concatenate([b["i"] for b in batches[10:]])
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first.tolist() != second.tolist()
+
+
+def test_processes_share_the_batch_of_one_process():
+    whole = drawn(documents=30, batch_size=8, seed=1, steps=7)
+    parts = [drawn(documents=30, batch_size=8, seed=1, steps=7, process=p, processes=2) for p in range(2)]
+    for one, left, right in zip(whole, *parts):
+        assert one["i"].tolist() == left["i"].tolist() + right["i"].tolist()
+
+
+def test_an_iterator_resumes_where_it_stood():
+    data = training_batches(lambda i, rng: {"i": i, "r": rng.random(3)}, documents=50, batch_size=4, seed=0, steps=12)
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    iterator = iter(data.to_iter_dataset(options))
+    for _ in range(5):
+        next(iterator)
+    state = iterator.get_state()
+    rest = list(iterator)
+    again = iter(data.to_iter_dataset(options))
+    again.set_state(state)
+    for one, other in zip(rest, again, strict=True):
+        np.testing.assert_array_equal(one["i"], other["i"])
+        np.testing.assert_array_equal(one["r"], other["r"])
+
+
+def test_inference_sees_every_document_once_at_its_own_length():
+    lengths = np.random.default_rng(0).integers(1, 65, 333)
+    buckets = length_buckets(lengths, longest=64)
+    seen = []
+    for indices, mask, length in inference_batches(lengths, batch_size=16, buckets=buckets):
+        assert len(indices) == 16
+        shortest = max([0] + [b for b in buckets if b < length])
+        assert (lengths[indices] <= length).all() and (lengths[indices] > shortest).all()
+        seen += indices[mask].tolist()
+    assert sorted(seen) == list(range(333))
+
+
+def test_inference_resumes():
+    lengths = np.arange(1, 50)
+    whole = list(inference_batches(lengths, batch_size=4, buckets=(16, 32, 64)))
+    rest = list(inference_batches(lengths, batch_size=4, buckets=(16, 32, 64), start=5))
+    assert [b[0].tolist() for b in whole[5:]] == [b[0].tolist() for b in rest]
+
+
+def test_steps_per_epoch_and_buckets():
+    assert steps_per_epoch(100, 32) == 4
+    assert length_buckets(np.array([128]), longest=128)[-1] == 128
+    assert length_buckets(np.array([5]), longest=128) == (8,)
