@@ -1,0 +1,112 @@
+"""Balanced assignment: Sinkhorn over a batch, distinct codes within prefix groups."""
+
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmindexer_jax.indexing import balance
+from lmindexer_jax.indexing.balance import distinct_within_groups, sinkhorn_codes
+
+
+def sinkhorn_by_hand(scores: np.ndarray, temperature: float, iterations: int) -> np.ndarray:
+    plan = np.exp(np.asarray(scores, np.float64) / temperature)
+    for _ in range(iterations):
+        plan = plan / plan.sum(axis=1, keepdims=True)
+        plan = plan / plan.sum(axis=0, keepdims=True)
+    return np.argmax(plan, axis=1)
+
+
+def crowded(rows: int, k: int, seed: int = 0) -> np.ndarray:
+    """Cosine-like scores in which a few codes are everybody's favourites."""
+    rng = np.random.default_rng(seed)
+    return np.clip(0.1 * rng.normal(size=(rows, k)) + np.linspace(0.5, 0.0, k), -1, 1).astype(np.float32)
+
+
+def test_sinkhorn_is_the_textbook_iteration():
+    scores = crowded(200, 16)
+    codes = jax.jit(lambda s: sinkhorn_codes(s, temperature=0.05, iterations=4))(scores)
+    np.testing.assert_array_equal(codes, sinkhorn_by_hand(scores, 0.05, 4))
+    assert codes.dtype == jnp.int32
+
+
+def test_sinkhorn_balances_what_argmax_crowds():
+    scores = crowded(1024, 32)
+    plain = np.bincount(np.argmax(scores, axis=1), minlength=32)
+    even = np.bincount(sinkhorn_codes(scores, iterations=20), minlength=32)
+    assert plain.max() > 200 and np.sum(plain == 0) > 5
+    assert even.max() < 64 and even.min() > 8
+    np.testing.assert_array_equal(sinkhorn_codes(scores, iterations=0), np.argmax(scores, axis=1))
+
+
+def test_sinkhorn_survives_extreme_scores():
+    scores = crowded(64, 8) * 1e4
+    codes = sinkhorn_codes(scores, temperature=0.01, iterations=50)
+    assert np.bincount(codes, minlength=8).max() < 64
+    shifted = sinkhorn_codes(scores + 3e4, temperature=1.0, iterations=4)
+    np.testing.assert_array_equal(shifted, sinkhorn_codes(scores, temperature=1.0, iterations=4))
+
+
+def test_sinkhorn_ignores_masked_rows():
+    scores = crowded(100, 8)
+    padded = np.concatenate([scores, np.full((30, 8), 7.0, np.float32)])
+    codes = sinkhorn_codes(padded, mask=jnp.arange(130) < 100)
+    np.testing.assert_array_equal(codes[:100], sinkhorn_codes(scores))
+
+
+def test_distinct_is_optimal_and_moves_only_groups_in_conflict():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(12, 5))
+    groups = np.array([7, 3, 7, 7, 3, 9, 9, 4, 4, 4, 4, 4])
+    codes = np.argmax(scores, axis=1)
+    codes[[5, 6]] = [0, 1]  # no conflict: stays, although not its best
+    codes[[0, 2]] = 2
+    found, moved = distinct_within_groups(scores, codes, groups)
+    np.testing.assert_array_equal(found[[5, 6]], [0, 1])
+    assert moved == np.mean(found != codes)
+    for group in (3, 7, 4):
+        rows = np.flatnonzero(groups == group)
+        if len(set(codes[rows])) == len(rows):
+            continue
+        best = max(scores[rows, list(choice)].sum() for choice in itertools.permutations(range(5), len(rows)))
+        assert len(set(found[rows])) == len(rows)
+        np.testing.assert_allclose(scores[rows, found[rows]].sum(), best)
+
+
+def test_a_group_larger_than_the_book_fills_it_evenly():
+    scores = np.random.default_rng(0).normal(size=(23, 5))
+    found, _ = distinct_within_groups(scores, np.zeros(23, np.int32), np.zeros(23, np.int32))
+    assert np.bincount(found, minlength=5).max() == 5
+
+
+def test_scores_may_come_block_by_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    scores, groups = rng.normal(size=(500, 8)), rng.integers(0, 120, 500)
+    codes = np.argmax(scores, axis=1).astype(np.int32)
+    monkeypatch.setattr(balance, "ROWS_AT_A_TIME", 64)
+    asked = []
+    found, _ = distinct_within_groups(lambda rows: asked.append(len(rows)) or scores[rows], codes, groups)
+    np.testing.assert_array_equal(found, distinct_within_groups(scores, codes, groups)[0])
+    assert len(asked) > 2 and max(asked) < 64 + np.bincount(groups).max()
+
+
+def test_nothing_to_do():
+    codes = np.array([1, 2, 1, 2], np.int32)
+    found, moved = distinct_within_groups(lambda rows: pytest.fail("no scores needed"), codes, np.array([0, 0, 1, 1]))
+    np.testing.assert_array_equal(found, codes)
+    assert moved == 0.0
+    assert distinct_within_groups(np.empty((0, 4)), np.empty(0, np.int32), np.empty(0, np.int32))[1] == 0.0
+
+
+def test_a_catalogue_takes_seconds():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 7000, 12_000)
+    scores = rng.normal(size=(12_000, 256)).astype(np.float32)
+    codes = rng.integers(0, 8, 12_000).astype(np.int32)  # many conflicts
+    started = time.perf_counter()
+    found, moved = distinct_within_groups(scores, codes, groups)
+    assert time.perf_counter() - started < 10.0
+    assert len(np.unique(groups * 256 + found)) == 12_000 and moved > 0.1
