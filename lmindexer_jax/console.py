@@ -63,7 +63,7 @@ class Console:
         self._bars: rich.progress.Progress | None = None
 
     def plan(self, title: str, stages: Sequence[PlannedStage]) -> None:
-        """Shows what is about to happen and what it will cost, before any of it starts."""
+        """Show what is about to happen and what it will cost, before any of it starts."""
         if self.mode is Mode.JSON:
             self._emit("plan", title=title, stages=[dataclasses.asdict(stage) for stage in stages])
             return
@@ -79,22 +79,22 @@ class Console:
         self._table(title, ("stage", "steps", "minutes", "memory"), rows, total)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Shows rows of cells under their columns; numbers stand to the right."""
+        """Show rows of cells under their columns; numbers stand to the right."""
         if self.mode is Mode.JSON:
             self._emit("table", title=title, rows=[dict(zip(columns, row, strict=True)) for row in rows])
         else:
             self._table(title, columns, rows)
 
     def note(self, text: str) -> None:
-        """Says something that a curious reader wants to know."""
+        """Say something that a curious reader wants to know."""
         self._say("note", text)
 
     def success(self, text: str) -> None:
-        """Says that something is finished and good."""
+        """Say that something is finished and good."""
         self._say("success", text, "green")
 
     def warn(self, text: str) -> None:
-        """Says that something is wrong but not fatal; the quiet mode says it too, on standard error."""
+        """Say that something is wrong but not fatal; the quiet mode says it too, on standard error."""
         if self.mode is Mode.QUIET:
             print(f"warning: {text}", file=sys.stderr, flush=True)
         else:
@@ -102,7 +102,7 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int, unit: str = "steps", *, start: int = 0) -> "Iterator[Progress]":
-        """Yields a `Progress` to advance; `start` of the `total` were already done by an earlier run."""
+        """Yield a `Progress` to advance; `start` of the `total` were already done by an earlier run."""
         meter = Meter(total=total, done=start)
         if self.mode is Mode.RICH:
             report, close = self._open_bar(description, unit, meter)
@@ -186,12 +186,12 @@ class Meter:
 
     total: int
     done: int
-    started: float = dataclasses.field(default_factory=time.monotonic)
+    started: float = dataclasses.field(default_factory=lambda: time.monotonic())
     # The first advance holds the compilation, so the rate is counted from its end.
     first: tuple[int, float] | None = None
 
     def advance(self, count: int) -> None:
-        """Counts `count` more units as done."""
+        """Count `count` more units as done."""
         self.done += count
         self.first = self.first or (self.done, time.monotonic())
 
@@ -230,13 +230,13 @@ class Progress:
     report: Callable[[dict[str, float]], None]
 
     def advance(self, n: int = 1, **metrics: float) -> None:
-        """Counts `n` more units as done and shows the latest metrics beside them."""
+        """Count `n` more units as done and show the latest metrics beside them."""
         self.meter.advance(n)
         self.report({name: float(value) for name, value in metrics.items()})
 
 
 def run_main(main: Callable[[], object], *, mode: Callable[[], Mode] = lambda: Mode.AUTO) -> NoReturn:
-    """Runs a program and exits: what a user can mend is one line on standard error, all else is a traceback.
+    """Run a program and exit: what a user can mend is one line on standard error, all else is a traceback.
 
     Args:
       main: the program; a returned integer is the exit code.

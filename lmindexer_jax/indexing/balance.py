@@ -19,7 +19,7 @@ ROWS_AT_A_TIME = 8192
 def sinkhorn_codes(
     scores: Float[Array, "B K"], *, temperature: float = 0.05, iterations: int = 4, mask: Bool[Array, " B"] | None = None
 ) -> Int[Array, " B"]:
-    """Codes of a batch by balanced soft assignment: the argmax of scores less what makes each code popular.
+    """Choose the codes of a batch by balanced soft assignment: the argmax of scores less what makes each code popular.
 
     Works on logarithms throughout, so any range of scores over temperature is safe. With `iterations=0` it is the plain
     argmax. Rows where `mask` is False take no part in the balance and receive a code all the same.
@@ -47,7 +47,7 @@ def distinct_within_groups(
     codes: Int[np.ndarray, " N"],
     groups: Int[np.ndarray, " N"],
 ) -> tuple[Int[np.ndarray, " N"], float]:
-    """Makes the last codes distinct within each group of documents that share the codes before them.
+    """Make the last codes distinct within each group of documents that share the codes before them.
 
     Within a group where two documents share a code, all its documents are assigned anew so that the sum of scores is the
     largest possible; groups without a conflict are left alone. A group of n > K documents puts ceil(n / K) of them on a

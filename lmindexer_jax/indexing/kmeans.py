@@ -6,7 +6,6 @@ Cosine is spherical k-means (Dhillon and Modha 2001): unit vectors, unit centres
 minimise the same number. The returned codes are `assign_nearest` of the returned centres, always.
 """
 
-import enum
 import functools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.models.quantiser import Similarity
 
 GREEDY_LIMIT = 4096
 """More centres than this are started in parallel rounds: greedy k-means++ is one sequential step per centre."""
@@ -29,13 +29,6 @@ START_NUMBERS = 2**28
 
 SCORES_PER_CHUNK = 2**20
 """Rows x centres scored at a time: 4 MB stays near the cache, and bounds the memory at any K."""
-
-
-class Similarity(enum.StrEnum):
-    """What "nearest" means: the largest cosine, or the smallest Euclidean distance."""
-
-    COSINE = "cosine"
-    L2 = "l2"
 
 
 class KMeans(NamedTuple):
@@ -60,7 +53,7 @@ def kmeans(
     batch: int = 0,
     restarts: int = 1,
 ) -> KMeans:
-    """Clusters vectors around k centres; the same key gives the same clustering.
+    """Cluster vectors around k centres; the same key gives the same clustering.
 
     A cluster that runs empty moves to the farthest point of one of the worst clusters. Where the vectors hold fewer
     than k distinct points, the surplus centres stay copies of used ones and own nothing.
@@ -75,9 +68,11 @@ def kmeans(
       restarts: runs from different starts, of which the one with the lowest inertia is returned.
 
     Raises:
-      UserError: more centres than vectors that count, or vectors that are not finite.
+      UserError: more centres than vectors that count, vectors that are not finite, or the similarity INNER.
     """
     counting = len(vectors) if weights is None else int(np.count_nonzero(np.asarray(weights)))
+    if similarity == Similarity.INNER:
+        raise UserError("k-means: inner products have no nearest centre; choose the similarity cosine or l2")
     if not 1 <= k <= counting:
         raise UserError(f"k-means: {k} centres asked of {counting} vectors; choose a codebook size between 1 and {counting}")
     if weights is None:
@@ -136,7 +131,7 @@ def _score_chunk(vectors, centres, similarity: Similarity):
 
 def _prepare(vectors, similarity: Similarity):
     vectors = jnp.asarray(vectors, jnp.float32)
-    if similarity is Similarity.COSINE:
+    if similarity == Similarity.COSINE:
         vectors = vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, axis=-1, keepdims=True), 1e-24))
     return vectors
 
@@ -257,7 +252,7 @@ def _totals(vectors, weights, centres, rows: int) -> _Totals:
 
 
 def _sum_by_code(values, codes, k: int):
-    """Sums rows by code. On a CPU scattering is 30 times as fast as a one-hot matmul; on accelerators the matmul
+    """Sum rows by code. On a CPU scattering is 30 times as fast as a one-hot matmul; on accelerators the matmul
     is the fast one, and unlike their scatter it adds in the same order every time."""
 
     def scatter(values, codes):

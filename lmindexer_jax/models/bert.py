@@ -42,8 +42,8 @@ class BertEmbeddings(nn.Module):
         self.norm = LayerNorm(width, config.layer_norm_eps, self.dtype)
 
     def __call__(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        positions = self.position.embedding[: tokens.shape[1]]
-        return self.norm(self.word(tokens) + (positions + self.token_type.embedding[0]))
+        positions = self.position.embedding[: tokens.shape[1]] + self.token_type.embedding[:1]
+        return self.norm(self.word(tokens) + positions[None])
 
 
 class BertLayer(nn.Module):

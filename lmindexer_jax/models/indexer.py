@@ -41,6 +41,7 @@ class Indexer(nn.Module):
 
     config: IndexerConfig
     language_model: T5Config | BertConfig
+    words: int = 0  # size of a reconstructor head of its own: the words that the corpus uses; 0 = all of the vocabulary
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -67,7 +68,7 @@ class Indexer(nn.Module):
             heads=decoder.num_heads,
             head_width=decoder.d_kv,
             hidden=decoder.d_ff,
-            vocabulary=model.vocab_size,
+            vocabulary=self.words or model.vocab_size,
             dtype=self.dtype,
         )
 

@@ -33,6 +33,11 @@ def matmul(inputs: Float[Array, "*batch I"], kernel: Float[Array, "I O"]) -> Flo
     return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
+def aligned(vector: Float[Array, " D"], like: Float[Array, "*batch D"]) -> Float[Array, "*ones D"]:
+    """The vector with leading axes of 1, as many as `like` has: broadcasting is never left to rank promotion."""
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
 def mask_bias(mask: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
     """What to add to attention scores: 0 where `mask` is true, a large negative number elsewhere."""
     return jnp.where(mask, 0.0, MASKED).astype(jnp.float32)
@@ -92,7 +97,7 @@ class Projection(nn.Module):
 
     def __call__(self, values: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
         projected = matmul(values.astype(self.dtype), self.kernel.astype(self.dtype))
-        return projected + self.bias.astype(self.dtype) if self.use_bias else projected
+        return projected + aligned(self.bias.astype(self.dtype), projected) if self.use_bias else projected
 
 
 class RMSNorm(nn.Module):
@@ -107,7 +112,7 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (self.width,))
         wide = values.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(self.dtype)
+        return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * aligned(scale, wide)).astype(self.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -124,7 +129,8 @@ class LayerNorm(nn.Module):
         wide = values.astype(jnp.float32)
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+        return (normed * aligned(scale, wide) + aligned(bias, wide)).astype(self.dtype)
 
 
 class FeedForward(nn.Module):

@@ -157,7 +157,7 @@ class Reconstructor(nn.Module):
         if self.config.head_scale == HeadScale.T5:
             flat = flat * self.width**-0.5
         if self.config.head == Head.OWN:
-            out = flat @ self.head.astype(self.dtype).T + self.bias.astype(self.dtype)
+            out = flat @ self.head.astype(self.dtype).T + self.bias.astype(self.dtype)[None]
         else:
             out = flat @ embedding.astype(self.dtype).T
         return out.reshape(*x.shape[:-1], -1)

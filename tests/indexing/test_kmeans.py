@@ -44,7 +44,7 @@ def test_cosine_is_spherical():
     np.testing.assert_allclose(found.inertia, inertia_by_hand(unit(vectors), found.centres, found.codes), rtol=1e-4)
 
 
-@pytest.mark.parametrize("similarity", Similarity)
+@pytest.mark.parametrize("similarity", [Similarity.COSINE, Similarity.L2])
 @pytest.mark.parametrize("batch", [0, 256])
 def test_codes_agree_with_assignment_and_key(similarity, batch):
     vectors = mixture(1500, 10, 12)
@@ -56,7 +56,7 @@ def test_codes_agree_with_assignment_and_key(similarity, batch):
     assert not np.array_equal(first.centres, other.centres)
 
 
-@pytest.mark.parametrize("similarity", Similarity)
+@pytest.mark.parametrize("similarity", [Similarity.COSINE, Similarity.L2])
 def test_assignment_is_the_nearest_whatever_the_company(similarity):
     vectors, centres = mixture(700, 8, 5), mixture(40, 8, 40, seed=1) * 3.0
     codes = assign_nearest(vectors, centres, similarity)
@@ -150,6 +150,8 @@ def test_clear_errors():
         kmeans(vectors, 11, key=jax.random.key(0))
     with pytest.raises(UserError, match="3 centres asked of 2 vectors"):
         kmeans(vectors, 3, key=jax.random.key(0), weights=np.eye(10)[0] + np.eye(10)[1])
+    with pytest.raises(UserError, match="inner products"):
+        kmeans(vectors, 2, key=jax.random.key(0), similarity=Similarity.INNER)
     vectors[3, 1] = np.nan
     with pytest.raises(UserError, match="NaN"):
         kmeans(vectors, 2, key=jax.random.key(0))

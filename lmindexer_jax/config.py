@@ -1,0 +1,85 @@
+"""A run's settings: composed here, defined beside what they configure."""
+
+import dataclasses
+import enum
+import hashlib
+import json
+
+from lmindexer_jax.console import Mode
+from lmindexer_jax.data.documents import CorpusConfig
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing.recipe import RecipeConfig
+from lmindexer_jax.models.indexer import IndexerConfig
+from lmindexer_jax.training.sharding import MeshConfig
+
+
+class Precision(enum.StrEnum):
+    """Type of the matmuls; parameters, norms, softmax and losses are float32 always."""
+
+    AUTO = "auto"  # bfloat16 where a measurement shows that this machine gains by it
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclasses.dataclass
+class LanguageModelConfig:
+    """The language model that reads the documents."""
+
+    name: str = "minilm"  # a preset, a Hugging Face directory, or a hub name
+    max_length: int = 128  # tokens of a document that are read, in training and in assignment alike
+    vocabulary: int = 8192  # of the tokenizer that is trained on the corpus where the preset brings none
+
+
+@dataclasses.dataclass
+class Config:
+    """One run. `python -m lmindexer_jax.main --config x.py --config.seed=1 --config.recipe.first.rounds=2`."""
+
+    corpus: CorpusConfig = dataclasses.field(default_factory=CorpusConfig)
+    language_model: LanguageModelConfig = dataclasses.field(default_factory=LanguageModelConfig)
+    indexer: IndexerConfig = dataclasses.field(default_factory=IndexerConfig)
+    recipe: RecipeConfig = dataclasses.field(default_factory=RecipeConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    precision: Precision = Precision.AUTO
+    seed: int = 0
+    baseline: bool = True  # k-means of the frozen embeddings at the same K, beside the learned codes
+    interactions: str = ""  # user TAB document ids in time order, for the co-occurrence lift
+    checkpoint_seconds: float = 60.0
+    console: Mode = Mode.AUTO
+
+
+# What may change between two calls on one workdir: it does not touch the result.
+FREE = ("checkpoint_seconds", "console", "mesh", "baseline", "interactions", "corpus.cache_dir")
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Settings by dotted name, as JSON holds them, without the free ones."""
+
+    def walk(prefix: str, value: object) -> dict[str, object]:
+        if isinstance(value, dict):
+            return {k: v for name, part in value.items() for k, v in walk(f"{prefix}{name}.", part).items()}
+        return {prefix[:-1]: list(value) if isinstance(value, tuple) else value}
+
+    flat = walk("", dataclasses.asdict(config))
+    return {name: value for name, value in flat.items() if not name.startswith(FREE)}
+
+
+def fingerprint(settings: dict[str, object]) -> str:
+    """Hash of what determines the result."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def refuse_change(old: dict[str, object], new: dict[str, object], *, workdir: str) -> None:
+    """One line that names what differs between a workdir's run and the one asked for.
+
+    Raises:
+      UserError: anything differs.
+    """
+    new = json.loads(json.dumps(new))
+    changed = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+    if changed:
+        name = sorted(changed)[0]
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise UserError(
+            f"{workdir} holds a run with {name}={old.get(name)!r}, now it is {new.get(name)!r}{more}:"
+            " give the old settings or another --workdir"
+        )

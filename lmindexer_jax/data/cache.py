@@ -1,0 +1,38 @@
+"""Things built once and reopened: a directory appears whole or not at all, whoever is killed while building it."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_root(cache_dir: str) -> Path:
+    """Where prepared corpora and token stores live: `cache_dir`, else $LMINDEXER_CACHE, else ~/.cache/lmindexer_jax."""
+    return Path(cache_dir or os.environ.get("LMINDEXER_CACHE") or "~/.cache/lmindexer_jax").expanduser()
+
+
+def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
+    """Returns `directory`, built by `build(partial_directory)` if it is not there yet.
+
+    The build goes to a hidden neighbour that is renamed when it is complete. A lock, which the system frees when its
+    holder dies, makes a second process wait for the first; what a killed build has left is removed by the next one.
+    """
+    if directory.exists():
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial")
+    with open(directory.with_name(f".{directory.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if directory.exists():
+            return directory
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        try:
+            build(partial)
+            partial.rename(directory)
+        finally:  # also after Ctrl-C or a full disk: a build that does not end well leaves nothing
+            if partial.exists():
+                shutil.rmtree(partial)
+    return directory

@@ -1,0 +1,55 @@
+"""What a reader hands over for each record of a corpus: its fields, or why it cannot be used."""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+
+class Reason(enum.StrEnum):
+    """Why a record cannot become a document."""
+
+    BAD_UTF8 = "bad UTF-8"
+    INVALID_JSON = "invalid JSON"
+    INVALID_CSV = "invalid CSV"
+    WRONG_TYPE = "wrong type"
+    MISSING_ID = "missing id"
+    DUPLICATE_ID = "duplicate id"
+    EMPTY_TEXT = "empty text"
+    BAD_PATH = "ragged label"
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do about it, as the end of an error line."""
+        return _REMEDIES[self]
+
+
+_REMEDIES = {
+    Reason.BAD_UTF8: "save the file as UTF-8",
+    Reason.INVALID_JSON: "write one JSON object per line",
+    Reason.INVALID_CSV: "quote the field and keep to the header's columns",
+    Reason.WRONG_TYPE: "use strings, numbers or flat lists of them",
+    Reason.MISSING_ID: "give each record an id, name the field by corpus.id_field, or set it to '' to number the records",
+    Reason.DUPLICATE_ID: "make the ids unique",
+    Reason.EMPTY_TEXT: "fill the fields that corpus.template names",
+    Reason.BAD_PATH: "make the category path a list of non-empty strings, root first, or a string 'a > b > c'",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """A record left out: where it stands (`file:line`), the reason, and the detail a person needs to find it."""
+
+    where: str
+    reason: Reason
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason} ({self.detail})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A record as read, not yet validated: where it stands and its named fields."""
+
+    where: str
+    fields: Mapping[str, object]

@@ -1,0 +1,130 @@
+"""Measurements while training: do the codes carry anything, are they used, do they drift?"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lmindexer_jax.indexing.inputs import Inputs
+from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
+from lmindexer_jax.models.quantiser import Similarity, nearest
+from lmindexer_jax.models.reconstructor import ReconstructorKind, hint_mask
+
+BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How well texts are rebuilt, over a sample of documents."""
+
+    accuracy: float  # share of predicted tokens that are right
+    macro_f1: float  # F1 of each token of the vocabulary, averaged over those that occur
+    nats: float  # mean negative log-likelihood of a labelled token
+
+
+def reconstruction_scores(
+    functions: IndexerFunctions,
+    params: Params,
+    inputs: Inputs,
+    *,
+    indices: Int[np.ndarray, " M"],
+    position: int,
+    quantised: bool,
+    similarity: Similarity,
+    hidden: float,
+    seed: int,
+) -> dict[str, Score]:
+    """Rebuild a sample of texts from true codes, and from codes that changed owners at this position alone.
+
+    The prefix stays true in both, so the difference is what this position's code adds. Where the two are equal the
+    reconstructor does not listen to it.
+
+    Args:
+      functions: the indexer.
+      params: its parameters.
+      inputs: the documents.
+      indices: the sample.
+      position: counted from 0; codes before it are given.
+      quantised: rebuild from codebook rows, else from the continuous vectors.
+      similarity: by which the nearest row is found.
+      hidden: share of hints held back (HINTED reconstructor).
+      seed: of the shuffle and the hints.
+
+    Returns:
+      Scores by name: `true`, `shuffled`.
+    """
+    bag = functions.module.config.reconstructor.kind == ReconstructorKind.BAG
+    length = int(-(-inputs.store.lengths.max() // 8) * 8)
+
+    @jax.jit
+    def vectors_of(params: Params, rows: dict) -> Float[Array, "B D"]:
+        encoded = rows.get("encoded")
+        if encoded is None:
+            encoded = functions.encode(params, rows["tokens"], rows["mask"])
+        out = functions.vectors(params, encoded, rows["mask"], codes=rows["codes"], centres=rows.get("centres"))[:, -1]
+        if not quantised:
+            return out
+        rows_of_book = codebook(params, position)
+        return rows_of_book[nearest(out, rows_of_book, similarity=similarity)]
+
+    @jax.jit
+    def predict(params: Params, vector: Array, rows: dict, key: Array):
+        prefix = [codebook(params, p)[rows["codes"][:, p]] for p in range(position)]
+        queries = jnp.stack([*prefix, vector], axis=1)
+        words, labelled = rows["words"], rows["labelled"]
+        if bag:
+            logits = functions.reconstruct(params, queries).astype(jnp.float32)
+            logs = jnp.take_along_axis(jax.nn.log_softmax(logits), words, axis=-1)
+            return jax.lax.top_k(logits, min(words.shape[1], logits.shape[-1]))[1], logs
+        hints = hint_mask(key, labelled, codes=position + 1, hidden=hidden)
+        logits = functions.reconstruct(params, queries, tokens=rows["tokens"], hints=hints).astype(jnp.float32)
+        logs = jnp.take_along_axis(jax.nn.log_softmax(logits), words[..., None], axis=-1)[..., 0]
+        return jnp.argmax(logits, axis=-1), logs
+
+    parts = [np.resize(indices[i : i + BATCH], BATCH) for i in range(0, len(indices), BATCH)]
+    all_rows = [inputs.rows(part, position=position, length=length) for part in parts]
+    vectors = [np.asarray(vectors_of(params, rows)) for rows in all_rows]
+    flat = np.concatenate(vectors)
+    moved = flat[np.random.default_rng(seed).permutation(len(flat))]
+    shuffled = np.split(moved, len(parts))
+    vocabulary = functions.module.words or functions.module.language_model.vocab_size
+    scores = {}
+    for name, given in (("true", vectors), ("shuffled", shuffled)):
+        tally = _Tally(vocabulary)
+        for number, (vector, rows) in enumerate(zip(given, all_rows)):
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            predicted, logs = (np.asarray(x) for x in predict(params, vector, rows, key))
+            tally.add(predicted, rows["words"], rows["labelled"], logs, bag=bag)
+        scores[name] = tally.score()
+    return scores
+
+
+class _Tally:
+    """Counts per token that make accuracy and Macro-F1."""
+
+    def __init__(self, vocabulary: int):
+        self.right, self.guessed, self.there = (np.zeros(vocabulary, np.int64) for _ in range(3))
+        self.nats = self.labels = 0.0
+
+    def add(self, predicted: np.ndarray, words: np.ndarray, labelled: np.ndarray, logs: np.ndarray, *, bag: bool) -> None:
+        self.nats -= float(logs[labelled].sum())
+        self.labels += int(labelled.sum())
+        if not bag:
+            np.add.at(self.there, words[labelled], 1)
+            np.add.at(self.guessed, predicted[labelled], 1)
+            np.add.at(self.right, words[labelled & (predicted == words)], 1)
+            return
+        for guess, row, is_label in zip(predicted, words, labelled):
+            # As many guesses as the document has different words: precision and recall are then the same number.
+            wanted = np.unique(row[is_label])
+            guess = guess[: len(wanted)]
+            self.there[wanted] += 1
+            self.guessed[guess] += 1
+            self.right[np.intersect1d(guess, wanted)] += 1
+
+    def score(self) -> Score:
+        occur = self.there > 0
+        f1 = 2 * self.right[occur] / (self.guessed[occur] + self.there[occur])
+        return Score(self.right.sum() / max(1, self.guessed.sum()), float(f1.mean()), self.nats / max(1.0, self.labels))

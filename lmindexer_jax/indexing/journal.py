@@ -1,0 +1,50 @@
+"""What a run wrote down: metrics.jsonl always, TensorBoard beside it.
+
+Rows carry the run's position (`number`), so that a resumed run first takes back what was written after its checkpoint:
+the journal of a killed and resumed run reads like that of an undisturbed one.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+
+from tensorboardX import SummaryWriter
+
+from lmindexer_jax.files import replacing
+
+
+class Journal:
+    """Appends rows of scalars to a workdir."""
+
+    def __init__(self, workdir: pathlib.Path, *, resume_at: int):
+        """Open `metrics.jsonl` and TensorBoard files; rows after number `resume_at` are taken back."""
+        self.path = workdir / "metrics.jsonl"
+        kept = [row for row in read(self.path) if row["number"] <= resume_at]
+        with replacing(self.path) as path:
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
+
+    def write(self, number: int, row: Mapping[str, object]) -> None:
+        """Append one row; floats go to TensorBoard as `<stage kind>/<name>` as well."""
+        self._file.write(json.dumps({"number": number, "time": round(time.time(), 3), **row}) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{row.get('event', 'train')}/{name}", value, number)
+
+    def close(self) -> None:
+        """Flush both writers."""
+        self._file.close()
+        self._board.close()
+
+
+def read(path: pathlib.Path) -> Iterator[dict]:
+    """Rows of a metrics file; a line cut short by a kill is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)

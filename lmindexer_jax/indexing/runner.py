@@ -1,0 +1,335 @@
+"""Walks the stages: skips what is done, resumes what is not, and leaves a checkpoint behind after each.
+
+A checkpoint holds the whole state (parameters, moments, memory, codes) and says how many steps of which stage it
+stands after. Whatever a stage needs besides is a function of that and the seed, so a killed run that is started
+again ends with the same bits as one that was left alone.
+"""
+
+import dataclasses
+import pathlib
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from lmindexer_jax.console import Console
+from lmindexer_jax.data.groups import group_by_prefix
+from lmindexer_jax.data.pipeline import steps_per_epoch, training_batches
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing.assign import codes_of, corpus_vectors, pooled_vectors
+from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.indexing.balance import distinct_within_groups
+from lmindexer_jax.indexing.centres import prefix_centres
+from lmindexer_jax.indexing.inputs import Inputs
+from lmindexer_jax.indexing.journal import Journal
+from lmindexer_jax.indexing.kmeans import kmeans
+from lmindexer_jax.indexing.objective import make_objective, start_memory
+from lmindexer_jax.indexing.recipe import RecipeConfig, Stage, StageKind
+from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
+from lmindexer_jax.models.quantiser import Similarity, similarities
+from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.loop import train
+from lmindexer_jax.training.optim import make_optimiser, paths, split
+from lmindexer_jax.training.sharding import put_batch, tree_shardings
+from lmindexer_jax.training.steps import State, make_step
+
+
+class Moment(NamedTuple):
+    """What an observer sees when an epoch or a stage ends."""
+
+    stage: Stage
+    params: Params
+    step: int  # within the stage
+    finished: bool  # the stage, not only an epoch
+    codes: Int[np.ndarray, "N T"] | None  # after assignment
+    drift: tuple[float, ...]  # share of documents whose code at each earlier position would change now
+
+
+Observer = Callable[[Moment], dict[str, Any]]
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything the stages need; made once by `main`."""
+
+    workdir: pathlib.Path
+    functions: IndexerFunctions
+    recipe: RecipeConfig
+    stages: list[Stage]
+    inputs: Inputs
+    params: Params
+    mesh: Any
+    seed: int
+    console: Console
+    observe: Observer
+    checkpoint_seconds: float
+    fingerprint: str
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds per finished stage
+
+    def number(self, stage: int, step: int = 0) -> int:
+        """Position in the run as one increasing integer: steps so far, and one for every finished stage."""
+        return sum(s.steps + 1 for s in self.stages[:stage]) + step
+
+    def key(self, stage: Stage, stream: str) -> PRNGKeyArray:
+        """Randomness as a function of (seed, stage, stream)."""
+        return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(f"{stage.name}/{stream}".encode()))
+
+
+def walk(run: Run) -> Params:
+    """Run all stages that are not done yet; afterwards `run.inputs.codes` is complete.
+
+    Returns:
+      the parameters after the last stage.
+    """
+    checkpoints = Checkpoints(run.workdir / "checkpoints")
+    assigners = Assigners(run.workdir / "assigners")
+    first, state, iterator = restore(run, checkpoints, assigners)
+    journal = Journal(run.workdir, resume_at=run.number(first, 0 if state is None else int(state.step)))
+    for number in range(first, len(run.stages)):
+        stage = run.stages[number]
+        started = time.monotonic()
+        row = {"stage": stage.name, "kind": str(stage.kind), "position": stage.position + 1}
+        drift = ()
+        if stage.kind.trains:
+            run.params = train_stage(run, number, state, iterator, checkpoints=checkpoints, journal=journal)
+        elif stage.kind == StageKind.CLUSTER:
+            run.params = cluster(run, stage)
+        else:
+            drift = assign(run, stage, assigners)
+        state = iterator = None
+        codes = run.inputs.codes if stage.kind == StageKind.ASSIGN else None
+        seen = run.observe(Moment(stage, run.params, stage.steps, True, codes, drift))
+        run.spent[stage.name] = run.spent.get(stage.name, 0.0) + time.monotonic() - started
+        journal.write(run.number(number, stage.steps + 1), {"event": "stage", **row, "seconds": run.spent[stage.name], **seen})
+        save(run, checkpoints, number + 1, resting(run), iterator=None)
+    journal.close()
+    checkpoints.close()
+    return run.params
+
+
+def tree(run: Run, state: State) -> dict[str, Any]:
+    """The checkpointed tree."""
+    return {**state._asdict(), "codes": run.inputs.codes}
+
+
+def save(run: Run, checkpoints: Checkpoints, number: int, state: State, *, iterator: dict | None) -> None:
+    """One atomic checkpoint that stands in stage `number`."""
+    step = int(state.step)
+    meta = {
+        "stage": number,
+        "step": step,
+        "iterator": iterator,
+        "fingerprint": run.fingerprint,
+        "spent": run.spent,
+    }
+    checkpoints.save(run.number(number, step), tree(run, state), meta=meta)
+
+
+def restore(run: Run, checkpoints: Checkpoints, assigners: Assigners) -> tuple[int, State | None, dict | None]:
+    """Stand where the newest whole checkpoint stands: stage, its state if it is in the middle, its iterator.
+
+    Raises:
+      UserError: there are checkpoints, but none can be read, or they belong to other settings.
+    """
+    steps = checkpoints.steps()
+    for latest in reversed(steps):
+        try:
+            meta = checkpoints.meta(latest)
+            if meta["fingerprint"] != run.fingerprint:
+                raise UserError(f"{checkpoints.directory}: these checkpoints belong to another run; use another --workdir")
+            number, step = meta["stage"], meta["step"]
+            like = start(run, run.stages[number])[0] if step else resting(run)
+            restored, _ = checkpoints.restore(latest, tree(run, like))
+        except DamagedCheckpoint as damage:
+            run.console.warn(f"{damage}; trying the checkpoint before it")
+            continue
+        run.inputs.codes[:] = np.asarray(restored.pop("codes"))
+        run.spent.update(meta["spent"])
+        state = State(**restored)
+        run.params = state.params
+        if run.inputs.centres:
+            assigned = sum(stage.kind == StageKind.ASSIGN for stage in run.stages[:number])
+            known = min(assigned + 1, run.inputs.codes.shape[1])
+            run.inputs.centres = [assigners.load_centres(position) for position in range(known)]
+        where = run.stages[number].name if number < len(run.stages) else "the end"
+        run.console.note(f"resuming at {where}" + (f", step {step}" if step else ""))
+        return number, state if step else None, meta["iterator"]
+    if steps:
+        raise UserError(f"{checkpoints.directory}: no checkpoint can be read; move this folder away to start afresh")
+    return 0, None, None
+
+
+def resting(run: Run) -> State:
+    """The state between two stages: parameters alone."""
+    return State(run.params, {}, {}, jnp.zeros((), jnp.int32))
+
+
+def start(run: Run, stage: Stage) -> tuple[State, Any, Any]:
+    """A stage's fresh state (new moments, empty memory), its optimiser and rules."""
+    rules = stage.rules(paths=tuple(paths(run.params)))
+    optimiser = make_optimiser(stage.optim, rules, run.params, steps=stage.steps)
+    moving, _ = split(run.params, rules)
+    state = State(run.params, optimiser.init(moving), start_memory(run.params, stage), jnp.zeros((), jnp.int32))
+    return jax.device_put(state, tree_shardings(state, run.mesh)), optimiser, rules
+
+
+def batches(run: Run, stage: Stage, iterator: dict | None) -> grain.DatasetIterator:
+    """Training batches of a stage, from its beginning or from where a checkpointed iterator stood."""
+    settings = stage.settings
+    wants_neighbours = stage.position > 0 and settings.contrast.weight > 0
+    fetch = run.inputs.training_fetch(
+        position=stage.position, neighbours=settings.contrast.neighbours if wants_neighbours else 0
+    )
+    order = int(jax.random.randint(run.key(stage, "order"), (), 0, 2**31 - 1))
+    data = training_batches(
+        fetch,
+        documents=len(run.inputs),
+        batch_size=settings.batch_size,
+        seed=order,
+        steps=stage.steps,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    out = iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    if iterator is not None:
+        out.set_state(iterator)
+    return out
+
+
+def train_stage(
+    run: Run,
+    number: int,
+    state: State | None,
+    iterator: dict | None,
+    *,
+    checkpoints: Checkpoints,
+    journal: Journal,
+) -> Params:
+    """Train one stage from its beginning, or on from `state`."""
+    stage = run.stages[number]
+    fresh, optimiser, rules = start(run, stage)
+    state = fresh if state is None else state
+    step = make_step(make_objective(run.functions, stage, run.recipe), optimiser, rules)
+    begin = int(state.step)
+    source = batches(run, stage, iterator)
+    per_epoch = steps_per_epoch(len(run.inputs), stage.settings.batch_size)
+    saved = [time.monotonic()]
+    counts = None
+    row = {"stage": stage.name, "kind": str(stage.kind), "position": stage.position + 1, "steps": stage.steps}
+
+    with run.console.progress(stage.name, total=stage.steps, start=begin) as progress:
+
+        def before(taken: int, state: State) -> None:
+            if taken % per_epoch == 0 and begin < taken < stage.steps:
+                seen = run.observe(Moment(stage, state.params, taken, False, None, ()))
+                journal.write(run.number(number, taken), {"event": "epoch", **row, "step": taken, **seen})
+            if begin < taken < stage.steps and time.monotonic() - saved[0] >= run.checkpoint_seconds:
+                save(run, checkpoints, number, state, iterator=source.get_state())
+                saved[0] = time.monotonic()
+
+        def record(taken: int, metrics: dict) -> None:
+            nonlocal counts
+            metrics = jax.device_get(metrics)
+            batch_counts = metrics.pop("code_counts", None)
+            values = {name: float(value) for name, value in metrics.items()}
+            if batch_counts is not None:
+                # Over the last epoch's worth of steps, by decay: a batch alone is too small to judge a codebook.
+                counts = batch_counts if counts is None else counts * (1 - 1 / per_epoch) + batch_counts
+                shares = counts[counts > 0] / counts.sum()
+                values["perplexity"] = float(np.exp(-(shares * np.log(shares)).sum()))
+                values["usage"] = float((counts > 0).mean())
+            journal.write(run.number(number, taken), {**row, "step": taken, **values})
+            shown = {name: values[name] for name in ("loss", "perplexity") if name in values}
+            progress.advance(1, **shown)
+
+        state = train(
+            state,
+            step=step,
+            batches=(put_batch(batch, run.mesh) for batch in source),
+            key=run.key(stage, "train"),
+            start=begin,
+            steps=stage.steps,
+            before=before,
+            record=record,
+        )
+    return state.params
+
+
+def cluster(run: Run, stage: Stage) -> Params:
+    """k-means of the document vectors; the centres become the codebook of the stage's position."""
+    vectors = corpus_vectors(run.functions, run.params, run.inputs, position=stage.position, console=run.console)[:, -1]
+    size = run.functions.module.config.codebook_sizes[stage.position]
+    found = kmeans(
+        vectors,
+        size,
+        key=run.key(stage, "kmeans"),
+        similarity=clustering(stage.settings.quantiser.similarity),
+        restarts=stage.settings.cluster_restarts,
+    )
+    rows = jnp.asarray(found.centres)
+    if stage.settings.quantiser.similarity == Similarity.COSINE:
+        # Unit centres say nothing of length; rows as long as the vectors keep the straight-through step small.
+        rows = rows * np.linalg.norm(vectors, axis=1).mean()
+    return run.params | {f"codebook_{stage.position}": rows.astype(jnp.float32)}
+
+
+def clustering(similarity: Similarity) -> Similarity:
+    """The similarity that k-means uses so that it agrees with assignment.
+
+    Inner products have no k-means of their own; the published pipeline clusters by distance and assigns by product.
+    """
+    return Similarity.L2 if similarity == Similarity.INNER else similarity
+
+
+def assign(run: Run, stage: Stage, assigners: Assigners) -> tuple[float, ...]:
+    """A code for every document, the snapshot that new documents will be coded by, and the next position's centres.
+
+    Returns:
+      drift: for every earlier position, the share of documents whose code would be another one now.
+    """
+    position, settings = stage.position, stage.settings
+    vectors = corpus_vectors(run.functions, run.params, run.inputs, position=position, console=run.console, label=stage.name)
+    inputs = run.inputs
+    similarity = settings.quantiser.similarity
+    derived = [codes_of(vectors[:, p], run.params, position=p, similarity=similarity) for p in range(position + 1)]
+    drift = tuple(float(np.mean(derived[p] != inputs.codes[:, p])) for p in range(position))
+    inputs.codes[:, position] = derived[position]
+    assigners.save(position, run.params, codes=derived[position])
+    last = position + 1 == inputs.codes.shape[1]
+    if last and run.recipe.distinct_last:
+        inputs.codes[:, position] = spread(vectors[:, -1], run.params, inputs.codes, position=position, similarity=similarity)
+    if inputs.centres and not last:
+        pooled = inputs.pooled
+        if pooled is None:
+            pooled = pooled_vectors(run.functions, run.params, inputs, console=run.console)
+        del inputs.centres[position + 1 :]
+        inputs.centres.append(
+            prefix_centres(pooled, inputs.codes[:, : position + 1], inputs.centres, shrinkage=run.recipe.shrinkage)
+        )
+        assigners.save_centres(position + 1, inputs.centres[-1])
+    return drift
+
+
+def spread(
+    vectors: Float[np.ndarray, "N D"],
+    params: Params,
+    codes: Int[np.ndarray, "N T"],
+    *,
+    position: int,
+    similarity: Similarity,
+) -> Int[np.ndarray, " N"]:
+    """Last codes that differ within every prefix group, at the least total loss of similarity."""
+    score = jax.jit(similarities, static_argnames="similarity")
+    rows = codebook(params, position)
+    groups = group_by_prefix(codes[:, :position]).group
+
+    def scores(documents: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M K"]:
+        return np.asarray(score(vectors[documents], rows, similarity=similarity))
+
+    return distinct_within_groups(scores, codes[:, position], groups)[0]

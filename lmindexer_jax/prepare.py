@@ -1,0 +1,182 @@
+"""From settings to a run that can be walked: corpus, tokens, model, caches, stages."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmindexer_jax import __version__
+from lmindexer_jax.config import Config, Precision, fingerprint, flatten, refuse_change
+from lmindexer_jax.console import Console
+from lmindexer_jax.data.corpus import Corpus, open_corpus
+from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.tokens import TokenStore, open_tokens
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import replacing
+from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.indexing.assign import pooled_vectors
+from lmindexer_jax.indexing.centres import whole_corpus
+from lmindexer_jax.indexing.encode import encode_corpus
+from lmindexer_jax.indexing.estimate import matmul_rate
+from lmindexer_jax.indexing.inputs import Inputs
+from lmindexer_jax.indexing.recipe import Stage, plan
+from lmindexer_jax.models import presets, pretrained
+from lmindexer_jax.models.bert import BertConfig
+from lmindexer_jax.models.indexer import Indexer, IndexerFunctions, Params
+from lmindexer_jax.models.reconstructor import Head
+
+
+@dataclasses.dataclass
+class Prepared:
+    """What a run stands on before its first step."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    store: TokenStore
+    functions: IndexerFunctions
+    params: Params
+    stages: list[Stage]
+    inputs: Inputs
+    fingerprint: str
+
+
+def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepared:
+    """Open or make everything that a run needs; quick when it has been made before.
+
+    Raises:
+      UserError: bad corpus, unknown language model, or a workdir that holds another run.
+    """
+    check(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    corpus = open_corpus(config.corpus)
+    console.note(f"corpus: {len(corpus):,} documents" + dropped_text(corpus.dropped))
+    preset = presets.resolve(config.language_model.name)
+    tokenizer = open_tokenizer(config, preset, corpus, workdir)
+    cache = cache_root(config.corpus.cache_dir)
+    store = open_tokens(corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache)
+
+    old = read_run(workdir)
+    precision = old["precision"] if old else str(resolve_precision(config.precision))
+    settings = flatten(config) | {"corpus content": corpus.hash, "tokens": store.hash}
+    if old:
+        refuse_change(old["settings"], settings, workdir=str(workdir))
+
+    functions, params, words = open_model(config, preset, tokenizer, store, dtype=jnp.dtype(precision))
+    positions = len(config.indexer.codebook_sizes)
+    stages = plan(
+        config.recipe, positions=positions, documents=len(corpus), reconstructor=config.indexer.reconstructor.kind
+    )
+    if not old:
+        write_run(workdir, settings=settings, precision=precision, config=config)
+    unlabelled = tokenizer.special_ids
+    inputs = Inputs(store, unlabelled, np.zeros((len(corpus), positions), np.int32), words)
+    if frozen_language_model(stages):
+        encoded = encode_corpus(functions, params, store, directory=cache / "encoded", console=console)
+        inputs.encoded, inputs.pooled = encoded.states, encoded.pooled
+    if config.indexer.pooled_weight > 0:
+        assigners = Assigners(workdir / "assigners")
+        if not assigners.has_centres(0):
+            pooled = inputs.pooled
+            if pooled is None:
+                pooled = pooled_vectors(functions, params, inputs, console=console)
+            assigners.save_centres(0, whole_corpus(pooled))
+        inputs.centres = [assigners.load_centres(0)]
+    return Prepared(corpus, tokenizer, store, functions, params, stages, inputs, fingerprint(settings))
+
+
+def check(config: Config) -> None:
+    """Refuse settings without a meaning, in one line each."""
+    sizes = config.indexer.codebook_sizes
+    if not sizes or any(not isinstance(size, int) or size < 2 for size in sizes):
+        raise UserError(f"indexer.codebook_sizes={sizes}: give one size of at least 2 per position, as (256, 256, 256)")
+    if config.language_model.max_length < 4:
+        raise UserError(f"language_model.max_length={config.language_model.max_length}: give at least 4 tokens")
+
+
+def frozen_language_model(stages: list[Stage]) -> bool:
+    """Whether no stage moves the encoder, so that its states can be kept."""
+    return all(stage.rates.language_model == 0 for stage in stages if stage.kind.trains)
+
+
+def dropped_text(dropped: dict[str, int]) -> str:
+    """What validation left out, as words."""
+    return "" if not dropped else "; dropped " + ", ".join(f"{count:,} ({reason})" for reason, count in dropped.items())
+
+
+def open_tokenizer(config: Config, preset: presets.Preset, corpus: Corpus, workdir: pathlib.Path) -> Tokenizer:
+    """The preset's own tokenizer, or one trained on the corpus and kept in the workdir."""
+    if preset.tokenizer_dir is not None:
+        return load_tokenizer(preset.tokenizer_dir)
+    home = workdir / "tokenizer"
+    if not (home / "tokenizer.json").exists():
+        train_tokenizer(corpus, vocab_size=config.language_model.vocabulary).save(home)
+    return load_tokenizer(home)
+
+
+def open_model(
+    config: Config, preset: presets.Preset, tokenizer: Tokenizer, store: TokenStore, *, dtype: jnp.dtype
+) -> tuple[IndexerFunctions, Params, np.ndarray]:
+    """The indexer with pretrained parts where the preset has them, random ones elsewhere.
+
+    Returns:
+      functions, parameters, and the reconstructor's number of each token id.
+    """
+    language_model = preset.config
+    if preset.weights_dir is None:
+        # Multiples of 128 suit matrix units; the surplus words never occur.
+        language_model = dataclasses.replace(language_model, vocab_size=-(-tokenizer.vocab_size // 128) * 128)
+    counts = np.zeros(language_model.vocab_size, np.int64)
+    seen = store.counts()
+    counts[: len(seen)] = seen
+    counts[list(tokenizer.special_ids)] = 0
+    own_head = config.indexer.reconstructor.head == Head.OWN
+    used = np.flatnonzero(counts) if own_head else np.arange(len(counts))
+    functions = IndexerFunctions(Indexer(config.indexer, language_model, words=len(used), dtype=dtype))
+    params = functions.init(jax.random.key(config.seed))
+    if preset.weights_dir is not None:
+        _, loaded = pretrained.load(preset.weights_dir)
+        if isinstance(language_model, BertConfig):
+            loaded = {"encoder": loaded}
+        params |= {part: loaded[part] for part in ("shared", "encoder", "decoder") if part in loaded}
+    if own_head:
+        # A head that starts at the corpus' word frequencies has only differences between documents left to learn.
+        params["reconstructor"]["bias"] = jnp.log(jnp.asarray(counts[used] / counts.sum(), jnp.float32))
+    words = np.zeros(len(counts), np.int32)
+    words[used] = np.arange(len(used))
+    return functions, params, words
+
+
+def resolve_precision(asked: Precision) -> Precision:
+    """Settle AUTO by measuring matmuls of both types on this machine."""
+    if asked != Precision.AUTO:
+        return asked
+    gains = matmul_rate(jnp.bfloat16) > 1.4 * matmul_rate(jnp.float32)
+    return Precision.BFLOAT16 if gains else Precision.FLOAT32
+
+
+def read_run(workdir: pathlib.Path) -> dict | None:
+    """What `write_run` left in a workdir."""
+    path = workdir / "run.json"
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not a run's description ({error}); restore it or use another --workdir") from None
+
+
+def write_run(workdir: pathlib.Path, *, settings: dict, precision: str, config: Config) -> None:
+    """Bind a workdir to its settings; written once, when the run starts."""
+    content = {
+        "version": __version__,
+        "precision": precision,
+        "settings": settings,
+        "config": dataclasses.asdict(config),
+        "jax": jax.__version__,
+    }
+    with replacing(workdir / "run.json") as path:
+        path.write_text(json.dumps(content, indent=1))

@@ -1,0 +1,45 @@
+"""One run from settings to IDs: prepare, show the plan, walk the stages, conclude."""
+
+import pathlib
+
+import jax
+
+from lmindexer_jax.conclude import conclude
+from lmindexer_jax.config import Config
+from lmindexer_jax.console import Console
+from lmindexer_jax.evaluation.observer import Observer
+from lmindexer_jax.indexing.estimate import estimate
+from lmindexer_jax.indexing.runner import Run, walk
+from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.prepare import prepare
+from lmindexer_jax.training.sharding import make_mesh
+
+
+def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
+    """Do what `main` was asked for, or go on with it.
+
+    Raises:
+      UserError: anything the user can mend.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(cache_root(config.corpus.cache_dir) / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    prepared = prepare(config, workdir, console=console)
+    observer = Observer(prepared, config, console=console)
+    run = Run(
+        workdir=workdir,
+        functions=prepared.functions,
+        recipe=config.recipe,
+        stages=prepared.stages,
+        inputs=prepared.inputs,
+        params=prepared.params,
+        mesh=make_mesh(config.mesh),
+        seed=config.seed,
+        console=console,
+        observe=observer,
+        checkpoint_seconds=config.checkpoint_seconds,
+        fingerprint=prepared.fingerprint,
+    )
+    planned = estimate(run)
+    console.plan(f"{len(prepared.corpus):,} documents, {len(config.indexer.codebook_sizes)} positions", planned)
+    params = walk(run)
+    conclude(config, prepared, run, params, planned=planned, console=console)

@@ -1,0 +1,47 @@
+"""The loop of one training stage. Inside an iteration the order is: look at the old state (evaluate, save), draw a
+batch, step; the metrics of a step are read one step late, so the host never waits for the device."""
+
+from collections.abc import Callable, Iterator
+
+from jaxtyping import PRNGKeyArray
+
+from lmindexer_jax.training.steps import Batch, State
+
+
+def train(
+    state: State,
+    *,
+    step: Callable,
+    batches: Iterator[Batch],
+    key: PRNGKeyArray,
+    start: int,
+    steps: int,
+    before: Callable[[int, State], None],
+    record: Callable[[int, dict], None],
+) -> State:
+    """Run steps `start`..`steps` of a stage.
+
+    Args:
+      state: where the stage stands after `start` steps.
+      step: from `make_step`; the state is donated to it.
+      batches: yields the batch of step `start` first.
+      key: the stage's key.
+      start: steps already taken.
+      steps: steps of the whole stage.
+      before: called with (steps taken, state) before each step and once at the end.
+      record: called with (steps taken, metrics) after each step, one step late.
+
+    Returns:
+      the state after the last step.
+    """
+    pending = None
+    for number in range(start, steps):
+        before(number, state)
+        state, metrics = step(state, next(batches), key)
+        if pending is not None:
+            record(*pending)
+        pending = (number + 1, metrics)
+    if pending is not None:
+        record(*pending)
+    before(steps, state)
+    return state
