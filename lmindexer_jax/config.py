@@ -26,6 +26,7 @@ class LanguageModelConfig:
     """The language model that reads the documents."""
 
     name: str = "minilm"  # a preset, a Hugging Face directory, or a hub name
+    pretrained: bool = True  # False: random weights of the same size
     max_length: int = 128  # tokens of a document that are read, in training and in assignment alike
     vocabulary: int = 8192  # of the tokenizer that is trained on the corpus where the preset brings none
 

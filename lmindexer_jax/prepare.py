@@ -24,7 +24,7 @@ from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.estimate import matmul_rate
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.recipe import Stage, plan
-from lmindexer_jax.models import presets, pretrained
+from lmindexer_jax.models import presets
 from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions, Params
 from lmindexer_jax.models.reconstructor import Head
@@ -54,7 +54,7 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
     workdir.mkdir(parents=True, exist_ok=True)
     corpus = open_corpus(config.corpus)
     console.note(f"corpus: {len(corpus):,} documents" + dropped_text(corpus.dropped))
-    preset = presets.resolve(config.language_model.name)
+    preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
     tokenizer = open_tokenizer(config, preset, corpus, workdir)
     cache = cache_root(config.corpus.cache_dir)
     store = open_tokens(corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache)
@@ -126,7 +126,7 @@ def open_model(
       functions, parameters, and the reconstructor's number of each token id.
     """
     language_model = preset.config
-    if preset.weights_dir is None:
+    if preset.tokenizer_dir is None:
         # Multiples of 128 suit matrix units; the surplus words never occur.
         language_model = dataclasses.replace(language_model, vocab_size=-(-tokenizer.vocab_size // 128) * 128)
     counts = np.zeros(language_model.vocab_size, np.int64)
@@ -138,7 +138,7 @@ def open_model(
     functions = IndexerFunctions(Indexer(config.indexer, language_model, words=len(used), dtype=dtype))
     params = functions.init(jax.random.key(config.seed))
     if preset.weights_dir is not None:
-        _, loaded = pretrained.load(preset.weights_dir)
+        loaded = presets.load(preset)
         if isinstance(language_model, BertConfig):
             loaded = {"encoder": loaded}
         params |= {part: loaded[part] for part in ("shared", "encoder", "decoder") if part in loaded}

@@ -4,10 +4,10 @@ import pathlib
 
 import jax
 
-from lmindexer_jax.conclude import conclude
+from lmindexer_jax.conclude import conclude, labels_of
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console
-from lmindexer_jax.evaluation.observer import Observer
+from lmindexer_jax.evaluation.observer import make_observer
 from lmindexer_jax.indexing.estimate import estimate
 from lmindexer_jax.indexing.runner import Run, walk
 from lmindexer_jax.data.cache import cache_root
@@ -24,7 +24,9 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_root(config.corpus.cache_dir) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     prepared = prepare(config, workdir, console=console)
-    observer = Observer(prepared, config, console=console)
+    observe = make_observer(
+        prepared.functions, prepared.inputs, labels=labels_of(prepared.corpus), seed=config.seed, console=console
+    )
     run = Run(
         workdir=workdir,
         functions=prepared.functions,
@@ -35,11 +37,11 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
         mesh=make_mesh(config.mesh),
         seed=config.seed,
         console=console,
-        observe=observer,
+        observe=observe,
         checkpoint_seconds=config.checkpoint_seconds,
         fingerprint=prepared.fingerprint,
     )
     planned = estimate(run)
     console.plan(f"{len(prepared.corpus):,} documents, {len(config.indexer.codebook_sizes)} positions", planned)
-    params = walk(run)
-    conclude(config, prepared, run, params, planned=planned, console=console)
+    walk(run)
+    conclude(config, prepared, run, planned=planned, console=console)

@@ -1,12 +1,15 @@
 """What is measured when an epoch or a stage ends, and what is said about it."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int
 
 from lmindexer_jax.console import Console
-from lmindexer_jax.evaluation import health, id_quality
+from lmindexer_jax.evaluation.agreement import agreement
+from lmindexer_jax.evaluation.bow import Bags, bags, bow_gain, random_gain
+from lmindexer_jax.evaluation.id_quality import collisions, prefix_ids, usage
 from lmindexer_jax.evaluation.watch import reconstruction_scores
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.recipe import StageKind
@@ -35,7 +38,7 @@ def make_observer(
     """
     documents = len(inputs)
     sample = np.sort(np.random.default_rng(seed).permutation(documents)[:SAMPLE])
-    bags = id_quality.bags(inputs.store, inputs.unlabelled)
+    words = bags(inputs.store.flat, inputs.offsets, unlabelled=inputs.unlabelled)
 
     def observe(moment: Moment) -> dict:
         stage = moment.stage
@@ -62,12 +65,25 @@ def make_observer(
             "shuffled_nats": scores["shuffled"].nats,
         }
         if moment.codes is not None:
-            row |= code_measurements(moment, bags, labels=labels, size=codebook_size(functions, stage.position), seed=seed)
+            sizes = functions.module.config.codebook_sizes[: stage.position + 1]
+            row |= code_measurements(moment, words, labels=labels, sizes=sizes)
         return row
 
     return observe
 
 
-def codebook_size(functions: IndexerFunctions, position: int) -> int:
-    """K of a position."""
-    return functions.module.config.codebook_sizes[position]
+def code_measurements(
+    moment: Moment, words: Bags, *, labels: list[Int[np.ndarray, " N"]], sizes: tuple[int, ...]
+) -> dict[str, object]:
+    """What the codes assigned so far are worth."""
+    position = moment.stage.position
+    codes = moment.codes[:, : position + 1]
+    row = dataclasses.asdict(usage(codes, sizes)[-1])
+    row["bow_gain"] = float(bow_gain(codes, words)[-1])
+    row["own_bow_gain"] = float(bow_gain(codes[:, [-1]], words)[0])
+    row["random_bow_gain"] = float(random_gain(codes[:, [-1]], words)[0])
+    row["drift"] = list(moment.drift)
+    row |= {f"id_{name}": value for name, value in dataclasses.asdict(collisions(codes)).items()}
+    if labels:
+        row["ami"] = agreement(prefix_ids(codes)[:, -1], labels[min(position, len(labels) - 1)]).ami
+    return row

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lmindexer_jax.evaluation import macro_f1
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
 from lmindexer_jax.models.quantiser import Similarity, nearest
@@ -92,39 +93,20 @@ def reconstruction_scores(
     vocabulary = functions.module.words or functions.module.language_model.vocab_size
     scores = {}
     for name, given in (("true", vectors), ("shuffled", shuffled)):
-        tally = _Tally(vocabulary)
+        counts, nats, labels = macro_f1.no_counts(vocabulary), 0.0, 0
         for number, (vector, rows) in enumerate(zip(given, all_rows)):
             key = jax.random.fold_in(jax.random.key(seed), number)
             predicted, logs = (np.asarray(x) for x in predict(params, vector, rows, key))
-            tally.add(predicted, rows["words"], rows["labelled"], logs, bag=bag)
-        scores[name] = tally.score()
+            words, labelled = rows["words"], rows["labelled"]
+            if bag:
+                # As many guesses as the document has different words: precision and recall are then the same number.
+                wanted = [np.unique(row[real]) for row, real in zip(words, labelled)]
+                guesses = [guess[: len(true)] for guess, true in zip(predicted, wanted)]
+                found = macro_f1.count_sets(guesses, wanted, vocabulary=vocabulary)
+            else:
+                found = macro_f1.count(predicted[labelled], words[labelled], vocabulary=vocabulary)
+            counts = counts.plus(found)
+            nats -= float(logs[labelled].sum())
+            labels += int(labelled.sum())
+        scores[name] = Score(macro_f1.accuracy(counts), macro_f1.macro_f1(counts), nats / max(1, labels))
     return scores
-
-
-class _Tally:
-    """Counts per token that make accuracy and Macro-F1."""
-
-    def __init__(self, vocabulary: int):
-        self.right, self.guessed, self.there = (np.zeros(vocabulary, np.int64) for _ in range(3))
-        self.nats = self.labels = 0.0
-
-    def add(self, predicted: np.ndarray, words: np.ndarray, labelled: np.ndarray, logs: np.ndarray, *, bag: bool) -> None:
-        self.nats -= float(logs[labelled].sum())
-        self.labels += int(labelled.sum())
-        if not bag:
-            np.add.at(self.there, words[labelled], 1)
-            np.add.at(self.guessed, predicted[labelled], 1)
-            np.add.at(self.right, words[labelled & (predicted == words)], 1)
-            return
-        for guess, row, is_label in zip(predicted, words, labelled):
-            # As many guesses as the document has different words: precision and recall are then the same number.
-            wanted = np.unique(row[is_label])
-            guess = guess[: len(wanted)]
-            self.there[wanted] += 1
-            self.guessed[guess] += 1
-            self.right[np.intersect1d(guess, wanted)] += 1
-
-    def score(self) -> Score:
-        occur = self.there > 0
-        f1 = 2 * self.right[occur] / (self.guessed[occur] + self.there[occur])
-        return Score(self.right.sum() / max(1, self.guessed.sum()), float(f1.mean()), self.nats / max(1.0, self.labels))

@@ -1,0 +1,179 @@
+"""From a finished run to what a person takes away: ID table, exports, closing table, report."""
+
+import dataclasses
+import json
+import pathlib
+import resource
+
+import jax
+import numpy as np
+
+from lmindexer_jax.config import Config
+from lmindexer_jax.console import Console, PlannedStage
+from lmindexer_jax.data.corpus import Corpus
+from lmindexer_jax.evaluation.agreement import agreement_by_depth
+from lmindexer_jax.evaluation.bow import bags, bow_gain
+from lmindexer_jax.evaluation.id_quality import collisions, usage
+from lmindexer_jax.evaluation.lift import co_occurrence
+from lmindexer_jax.evaluation.report import write_report
+from lmindexer_jax.files import replacing
+from lmindexer_jax.indexing import export, id_table, journal
+from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.indexing.kmeans import kmeans
+from lmindexer_jax.indexing.runner import Run
+from lmindexer_jax.data.interactions import read_interactions
+from lmindexer_jax.prepare import Prepared
+
+
+def conclude(config: Config, prepared: Prepared, run: Run, *, planned: list[PlannedStage], console: Console) -> None:
+    """Write everything that a workdir holds besides checkpoints, and print the closing table."""
+    table = write_table(config, prepared, run)
+    export.to_json(table, run.workdir / "ids.json")
+    summary = summarise(config, prepared, run, planned=planned)
+    with replacing(run.workdir / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=1))
+    write_plan(config, prepared, run, planned=planned, summary=summary)
+    corpus = prepared.corpus
+    report = write_report(
+        run.workdir, codes=table.codes, ids=corpus.ids(), text=corpus.text, paths=corpus.path if corpus.depth() else None
+    )
+    show(summary, console=console)
+    console.success(f"IDs in {run.workdir / 'ids'}, report in {report}")
+
+
+def write_table(config: Config, prepared: Prepared, run: Run) -> id_table.IdTable:
+    """The artefact that all else loads."""
+    positions = len(config.indexer.codebook_sizes)
+    manifest = id_table.Manifest(
+        config=json.loads(json.dumps(dataclasses.asdict(config))),
+        corpus_hash=prepared.corpus.hash,
+        model_hash=Assigners(run.workdir / "assigners").model_hash(positions),
+        codebook_sizes=tuple(config.indexer.codebook_sizes),
+    )
+    table = id_table.build(list(prepared.corpus.ids()), prepared.inputs.codes, manifest)
+    table.save(run.workdir / "ids")
+    return table
+
+
+def summarise(config: Config, prepared: Prepared, run: Run, *, planned: list[PlannedStage]) -> dict:
+    """Every number of the closing table and of docs/results."""
+    inputs, sizes = prepared.inputs, tuple(config.indexer.codebook_sizes)
+    words = bags(inputs.store.flat, inputs.offsets, unlabelled=inputs.unlabelled)
+    labels = labels_of(prepared.corpus)
+    seen = {row["position"]: row for row in journal.read(run.workdir / "metrics.jsonl") if row.get("kind") == "assign"}
+    before = {
+        row["position"]: row["perplexity"]
+        for row in journal.read(run.workdir / "metrics.jsonl")
+        if row.get("kind") == "quantised" and "perplexity" in row
+    }
+    gains, uses = bow_gain(inputs.codes, words), usage(inputs.codes, sizes)
+    rows = []
+    for position, use in enumerate(uses):
+        watched = seen[position + 1]
+        rows.append(
+            {
+                "position": position + 1,
+                "codes": sizes[position],
+                "usage": use.usage,
+                "perplexity": use.perplexity,
+                "perplexity_after_training": before.get(position + 1),
+                "perplexity_within_prefix": use.perplexity_within,
+                "dead": use.dead,
+                "largest_share": use.largest_share,
+                "bow_gain": float(gains[position]),
+                **{name: watched[name] for name in ("accuracy", "shuffled_accuracy", "macro_f1", "shuffled_macro_f1")},
+                "nats": watched["nats"],
+                "shuffled_nats": watched["shuffled_nats"],
+                "drift": watched["drift"],
+            }
+        )
+    learned = inputs.codes.copy()
+    learned[:, -1] = Assigners(run.workdir / "assigners").learned_codes(len(sizes) - 1)
+    summary = {
+        "documents": len(inputs),
+        "rows": rows,
+        "collisions": dataclasses.asdict(collisions(inputs.codes)),
+        "collisions_as_learned": dataclasses.asdict(collisions(learned)),
+        "ami": agreement_by_depth(inputs.codes, labels) if labels else [],
+        "seconds": run.spent,
+        "estimated_minutes": sum(stage.minutes or 0.0 for stage in planned),
+        "minutes": sum(run.spent.values()) / 60,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "device": jax.devices()[0].device_kind,
+    }
+    interactions = None
+    if config.interactions:
+        interactions = read_interactions(pathlib.Path(config.interactions), prepared.corpus.ids())
+        summary["co_occurrence"] = dataclasses.asdict(co_occurrence(inputs.codes[:, 0], *interactions))
+    if config.baseline and inputs.pooled is not None:
+        summary["baseline"] = baseline(prepared, words, labels, size=sizes[0], seed=config.seed, interactions=interactions)
+    return summary
+
+
+def baseline(prepared: Prepared, words, labels: list[np.ndarray], *, size: int, seed: int, interactions) -> dict:
+    """k-means of the frozen encoder's embeddings at the same K: what the first code has to beat."""
+    found = kmeans(np.asarray(prepared.inputs.pooled), size, key=jax.random.key(seed))
+    codes = found.codes[:, None]
+    out = {
+        "what": f"k-means of the frozen encoder's pooled embeddings, K={size}",
+        "perplexity": usage(codes, (size,))[0].perplexity,
+        "bow_gain": float(bow_gain(codes, words)[0]),
+        "ami": agreement_by_depth(codes, labels) if labels else [],
+    }
+    if interactions is not None:
+        out["co_occurrence"] = dataclasses.asdict(co_occurrence(found.codes, *interactions))
+    return out
+
+
+def labels_of(corpus: Corpus) -> list[np.ndarray]:
+    """A label per document for every depth of the category tree."""
+    return [corpus.labels(depth) for depth in range(1, corpus.depth() + 1)]
+
+
+def write_plan(
+    config: Config, prepared: Prepared, run: Run, *, planned: list[PlannedStage], summary: dict
+) -> None:
+    """plan.json: what was to be done, what it was thought to cost and what it did cost."""
+    stages = [
+        {
+            "name": stage.name,
+            "kind": str(stage.kind),
+            "position": stage.position + 1,
+            "epochs": stage.epochs,
+            "steps": stage.steps,
+            "estimated_seconds": None if plan.minutes is None else 60 * plan.minutes,
+            "seconds": run.spent.get(stage.name),
+            "peak_memory_mb": plan.memory_mb,
+        }
+        for stage, plan in zip(run.stages, planned, strict=True)
+    ]
+    about = {
+        "corpus": config.corpus.name or pathlib.Path(config.corpus.path).name,
+        "documents": len(prepared.corpus),
+        "language model": config.language_model.name,
+        "positions": len(config.indexer.codebook_sizes),
+        "codebook sizes": list(config.indexer.codebook_sizes),
+        "seed": config.seed,
+        "device": summary["device"],
+        "jax": jax.__version__,
+    }
+    with replacing(run.workdir / "plan.json") as path:
+        path.write_text(json.dumps({"run": about, "stages": stages}, indent=1))
+
+
+def show(summary: dict, *, console: Console) -> None:
+    """The closing tables."""
+    columns = ("position", "codes", "usage", "perplexity", "bow_gain", "nats", "shuffled_nats", "macro_f1", "shuffled_macro_f1")
+    console.table("codes", columns, [[row[name] for name in columns] for row in summary["rows"]])
+    learned, final = summary["collisions_as_learned"], summary["collisions"]
+    console.note(
+        f"distinct IDs: {learned['distinct_share']:.1%} as learned, {final['distinct_share']:.1%} in the table;"
+        f" largest group {final['largest_group']}"
+    )
+    base = summary.get("baseline")
+    if base:
+        console.note(f"beside it: {base['what']}: bag-of-words gain {base['bow_gain']:.3f} (first code: {summary['rows'][0]['bow_gain']:.3f})")
+    if summary["ami"]:
+        beside = {(row["codes"], row["labels"]): row["ami"] for row in (base or {}).get("ami", [])}
+        rows = [[row["codes"], row["labels"], row["labels_count"], row["ami"], beside.get((row["codes"], row["labels"]))] for row in summary["ami"]]
+        console.table("agreement with the categories (AMI)", ("codes", "against", "labels", "learned", "k-means"), rows)
