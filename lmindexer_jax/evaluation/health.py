@@ -42,7 +42,7 @@ class Finding:
 
 @dataclasses.dataclass
 class HealthConfig:
-    """Where healthy ends. Set from runs on Amazon Beauty at K=256: healthy ones kept perplexity over 170, failed ones fell below 50."""
+    """Where healthy ends. Of runs on Amazon Beauty at K=256, healthy ones kept a perplexity over 170, failed ones had less than 50."""
 
     least_perplexity: float = 0.25  # share of K (or of the documents, if fewer)
     least_usage: float = 0.3  # share of the codes
@@ -104,23 +104,24 @@ def diagnose(seen: Measurements, limits: HealthConfig | None = None) -> list[Fin
     if uneven:
         return [Finding(Mode.POSTERIOR, seen.stage, uneven, _posterior_remedy(seen.position))]
     gaps, listens = _listening(seen, limits)
-    worthless = seen.unigram_nats is not None and seen.nats is not None and seen.nats > seen.unigram_nats - limits.least_nats
     unheard = bool(gaps) and not listens
-    inform = None
     if seen.own_bow_gain is not None and seen.random_bow_gain is not None:
         inform = seen.own_bow_gain - seen.random_bow_gain
-        known = f"the codes save {inform:.3f} nats per held-out token over random codes"
+        source = f"the codes save {inform:.3f} nats per held-out token over random codes"
         if inform < limits.least_information:
-            even = "" if seen.perplexity is None else f"the codes are in even use (perplexity {seen.perplexity:.1f} of {seen.size}), but "
-            return [Finding(Mode.MEANINGLESS, seen.stage, f"{even}{known}", _meaningless_remedy(seen.position))]
-    continuous = seen.perplexity is None
-    if (unheard and (continuous or inform is not None)) or (worthless and continuous):
-        what = "its input is continuous" if inform is None else known
-        how = "; ".join(gaps) if unheard else f"it pays {seen.nats:.3f} nats per token, word frequencies alone {seen.unigram_nats:.3f}"
-        return [
-            Finding(Mode.RECONSTRUCTOR, seen.stage, f"{what}, but the reconstructor does not use it: {how}", _reconstructor_remedy(seen.position))
-        ]
-    return []
+            evidence = f"{source}, though many codes are in use"
+            return [Finding(Mode.MEANINGLESS, seen.stage, evidence, _meaningless_remedy(seen.position))]
+    elif seen.perplexity is None:
+        source = "its input is continuous"
+        if None not in (seen.nats, seen.unigram_nats) and seen.nats > seen.unigram_nats - limits.least_nats:
+            unheard = True
+            gaps.append(f"{seen.nats:.3f} nats per token, word frequencies alone {seen.unigram_nats:.3f}")
+    else:
+        return []  # Deaf or nothing to hear: without the codes' information there is no telling.
+    if not unheard:
+        return []
+    evidence = f"{source}, but the reconstructor does not use it: {'; '.join(gaps)}"
+    return [Finding(Mode.RECONSTRUCTOR, seen.stage, evidence, _reconstructor_remedy(seen.position))]
 
 
 def _uneven(seen: Measurements, limits: HealthConfig) -> str:
@@ -207,7 +208,7 @@ def diagnose_table(
     found = []
     if distinct_share < limits.least_distinct:
         room = "" if math.prod(sizes) >= documents else f"; {math.prod(sizes):,} IDs are possible at all"
-        evidence = f"{distinct_share:.1%} of the {documents:,} IDs are distinct, up to {largest_group:,} documents share one{room}"
+        evidence = f"{distinct_share:.1%} of {documents:,} IDs are distinct, {largest_group:,} documents share one{room}"
         remedy = "set recipe.distinct_last=True, or add a position or larger books to indexer.codebook_sizes"
         found.append(Finding(Mode.COLLISIONS, "table", evidence, remedy))
     for number, (share, size) in enumerate(zip(usage, sizes, strict=True), start=1):
