@@ -70,7 +70,7 @@ def read_documents(config: CorpusConfig) -> Iterator[Document | Dropped]:
     seen_ids: set[int] = set()
     taken = 0
     for number, row in enumerate(rows, start=1):
-        result = row if isinstance(row, Dropped) else _document(row, config, number, kept)
+        result = row if isinstance(row, Dropped) else _document(row, config, names, number=number, kept=kept)
         if isinstance(row, Row):
             missing.difference_update(row.fields)
             present = present or list(row.fields)
@@ -137,11 +137,13 @@ def _open(config: CorpusConfig, names: tuple[str, ...]) -> tuple[Iterator[Row | 
     return prepared.read_rows(source, config.split), prepared.kept_fields(config.name)
 
 
-def _document(row: Row, config: CorpusConfig, number: int, kept: tuple[str, ...]) -> Document | Dropped:
+def _document(
+    row: Row, config: CorpusConfig, names: tuple[str, ...], *, number: int, kept: tuple[str, ...]
+) -> Document | Dropped:
     """Validates one record."""
     try:
         name = _identifier(row.fields.get(config.id_field), number=number if not config.id_field else None)
-        values = {field: _as_text(row.fields.get(field), field) for field in template_fields(config.template)}
+        values = {field: _as_text(row.fields.get(field), field) for field in names}
         text = config.template.format_map(values).strip()
         path = _category_path(row.fields.get(config.path_field) if config.path_field else None)
         for part in (name, text, *path):

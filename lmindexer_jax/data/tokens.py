@@ -1,12 +1,8 @@
-"""Tokens of a whole corpus in one memory-mapped file, built once.
-
-Ids end to end in 16 or 32 bits with an offset per document: a million short documents take some tens of megabytes,
-and none of them sits in a Python list.
-"""
+"""The token store: every document's tokens in one memory-mapped array, built once per corpus, tokenizer and length."""
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,48 +11,77 @@ from jaxtyping import Bool, Int
 from lmindexer_jax.data.cache import build_once
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.tokenizer import Tokenizer
+from lmindexer_jax.errors import UserError
 
-CHUNK = 4096  # documents tokenized at a time
+_FORMAT = 1  # raised when the files below change their meaning
+_ROWS = 1024  # documents tokenized together
 
 
 class TokenStore:
-    """Token ids of N documents, memory-mapped."""
+    """Tokens of N documents on disk.
+
+    Attributes:
+        lengths: int32 (N,), tokens per document, at most `max_length`.
+        pad_id, eos_id: of the tokenizer.
+        max_length: to which documents were cut, special tokens included.
+        vocab_size: V.
+        hash: of corpus, tokenizer and `max_length`.
+    """
 
     def __init__(self, directory: Path):
-        """Open a store that `open_tokens` built."""
-        manifest = json.loads((directory / "manifest.json").read_text())
-        self.directory = directory
-        self.hash: str = manifest["hash"]
-        self.pad_id: int = manifest["pad_id"]
-        self.vocab_size: int = manifest["vocab_size"]
-        self.max_length: int = manifest["max_length"]
-        self.offsets = np.load(directory / "offsets.npy", mmap_mode="r")
-        self.lengths: Int[np.ndarray, " N"] = np.diff(self.offsets).astype(np.int32)
-        self._flat = np.memmap(directory / "tokens.bin", manifest["dtype"], "r")
+        """Opens a built store.
+
+        Raises:
+            UserError: the files are damaged.
+        """
+        self._directory = Path(directory)
+        try:
+            meta = json.loads((self._directory / "tokens.json").read_text())
+            self._offsets = np.load(self._directory / "offsets.npy")
+            # A plain array over the map: numpy's memmap class makes each of the many small reads slower.
+            self._tokens = np.asarray(np.memmap(self._directory / "tokens.bin", np.dtype(meta["dtype"]), mode="r"))
+            self._counts = np.load(self._directory / "counts.npy")
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{directory}: damaged token store ({str(error).splitlines()[0]}); delete the folder") from error
+        if len(self._tokens) != self._offsets[-1]:
+            raise UserError(f"{directory}: damaged token store (tokens are missing); delete the folder")
+        self.lengths: Int[np.ndarray, " N"] = np.diff(self._offsets).astype(np.int32)
+        self.pad_id: int = meta["pad_id"]
+        self.eos_id: int = meta["eos_id"]
+        self.max_length: int = meta["max_length"]
+        self.vocab_size: int = meta["vocab_size"]
+        self.hash: str = meta["hash"]
+
+    def __reduce__(self):
+        # A worker process opens the same files instead of receiving a copy of them.
+        return TokenStore, (self._directory,)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
-    def flat(self) -> Int[np.ndarray, " M"]:
-        """All ids end to end; document i is `flat[offsets[i]:offsets[i + 1]]`."""
-        return self._flat
-
     def row(self, index: int) -> Int[np.ndarray, " L"]:
-        """Ids of one document."""
-        return np.asarray(self._flat[self.offsets[index] : self.offsets[index + 1]], np.int32)
+        """All tokens (int32) of one document."""
+        return self._tokens[self._offsets[index] : self._offsets[index + 1]].astype(np.int32)
 
-    def batch(self, indices: Int[np.ndarray, " B"], *, length: int) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
-        """Ids of several documents padded to `length`, and which of them are real."""
-        starts, counts = self.offsets[indices], self.lengths[indices]
-        place = np.arange(length)
-        mask = place[None, :] < counts[:, None]
-        at = np.where(mask, starts[:, None] + place[None, :], 0)
-        return np.where(mask, self._flat[at], self.pad_id).astype(np.int32), mask
+    def batch(
+        self, indices: Int[np.ndarray, " B"], *, length: int
+    ) -> tuple[Int[np.ndarray, "B {length}"], Bool[np.ndarray, "B {length}"]]:
+        """Tokens (int32) of some documents, padded with `pad_id` or cut to `length`, and the mask of real ones.
+
+        A document that is cut still ends in `eos_id`, just as if it had been tokenized to this length.
+        """
+        indices = np.asarray(indices)
+        columns = np.arange(length)
+        mask = columns < self.lengths[indices, None]
+        # Padding reads the first token of the store, which is always there, and is then overwritten.
+        places = np.where(mask, self._offsets[indices, None] + columns, 0)
+        tokens = np.where(mask, self._tokens[places], self.pad_id).astype(np.int32)
+        tokens[self.lengths[indices] > length, length - 1] = self.eos_id
+        return tokens, mask
 
     def counts(self) -> Int[np.ndarray, " V"]:
-        """How often each id occurs in the corpus."""
-        return np.load(self.directory / "counts.npy")
+        """How often each token occurs in the store (int64)."""
+        return self._counts
 
 
 def open_tokens(
@@ -67,40 +92,44 @@ def open_tokens(
     cache_dir: Path,
     progress: Callable[[int], None] | None = None,
 ) -> TokenStore:
-    """The corpus' tokens, from the cache or built now in chunks.
+    """Returns the tokens of a corpus; tokenizes it the first time only, in memory that does not grow with it.
 
     Args:
-      corpus: the documents.
-      tokenizer: makes the ids.
-      max_length: most tokens per document, special tokens included.
-      cache_dir: where stores live; the key is the content of corpus and tokenizer and the length.
-      progress: called with the number of documents done.
+        corpus: of N documents.
+        tokenizer: whose ids are stored, as 16-bit numbers where they fit.
+        max_length: tokens kept of each document, special tokens included.
+        cache_dir: the store is a folder in its `tokens` folder, named by the hash of the above.
+        progress: called with the number of documents done since the last call.
     """
-    key = hashlib.sha256(f"{corpus.hash} {tokenizer.hash} {max_length}".encode()).hexdigest()[:32]
+    key = json.dumps([_FORMAT, corpus.hash, tokenizer.hash, max_length]).encode()
+    digest = hashlib.blake2b(key, digest_size=16).hexdigest()
+    directory = Path(cache_dir) / "tokens" / digest
 
-    def build(directory: Path) -> None:
-        dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-        lengths = np.zeros(len(corpus), np.int64)
+    def build(partial: Path) -> None:
+        dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+        offsets = np.zeros(len(corpus) + 1, np.int64)
         counts = np.zeros(tokenizer.vocab_size, np.int64)
-        with open(directory / "tokens.bin", "wb") as file:
-            for first in range(0, len(corpus), CHUNK):
-                last = min(first + CHUNK, len(corpus))
-                rows = tokenizer.encode(corpus.texts(range(first, last)), max_length=max_length)
-                lengths[first:last] = [len(row) for row in rows]
+        done = 0
+        with open(partial / "tokens.bin", "wb") as file:
+            for texts in _chunks(corpus):
+                rows = tokenizer.encode(texts, max_length)
                 flat = np.concatenate(rows)
-                counts += np.bincount(flat, minlength=tokenizer.vocab_size)
                 file.write(flat.astype(dtype).tobytes())
-                if progress is not None:
-                    progress(last)
-        np.save(directory / "offsets.npy", np.r_[0, np.cumsum(lengths)])
-        np.save(directory / "counts.npy", counts)
-        manifest = {
-            "hash": key,
-            "pad_id": tokenizer.pad_id,
-            "vocab_size": tokenizer.vocab_size,
-            "max_length": max_length,
-            "dtype": np.dtype(dtype).name,
-        }
-        (directory / "manifest.json").write_text(json.dumps(manifest))
+                counts += np.bincount(flat, minlength=len(counts))
+                offsets[done + 1 : done + 1 + len(rows)] = [len(row) for row in rows]
+                done += len(rows)
+                if progress:
+                    progress(len(rows))
+        np.save(partial / "offsets.npy", np.cumsum(offsets))
+        np.save(partial / "counts.npy", counts)
+        meta = {"dtype": np.dtype(dtype).name, "hash": digest, "max_length": max_length}
+        meta |= {"pad_id": tokenizer.pad_id, "eos_id": tokenizer.eos_id, "vocab_size": tokenizer.vocab_size}
+        (partial / "tokens.json").write_text(json.dumps(meta, indent=1))
 
-    return TokenStore(build_once(Path(cache_dir) / "tokens" / key, build))
+    return TokenStore(build_once(directory, build))
+
+
+def _chunks(corpus: Corpus) -> Iterator[list[str]]:
+    for texts in corpus.batches():
+        for first in range(0, len(texts), _ROWS):
+            yield texts[first : first + _ROWS]

@@ -62,12 +62,18 @@ def make_records(found: Iterable[tuple[list[str], str]]) -> list[dict]:
         cleaned = clean(doc)
         if len(cleaned.text) >= _SHORTEST:
             documents.setdefault(cleaned.text, ([], cleaned))[0].extend(names)
-    ids = {text: min(names, key=_length) for text, (names, _) in documents.items()}
-    canonical = {name: ids[text] for text, (names, _) in documents.items() for name in names}
+    ids: dict[str, str] = {}
+    taken: set[str] = set()
+    for text, (names, _) in documents.items():
+        # A module and the function that hides it share a name: the first one met keeps it.
+        if free := set(names) - taken:
+            ids[text] = min(free, key=_length)
+            taken.add(ids[text])
+    canonical = {name: own for text, own in ids.items() for name in documents[text][0]}
     modules = {name.rpartition(".")[0] for name in canonical}
     records = []
-    for text, (names, cleaned) in documents.items():
-        own = ids[text]
+    for text, own in ids.items():
+        cleaned = documents[text][1]
         path = (own if own in modules else own.rpartition(".")[0] or own).split(".")
         related = dict.fromkeys(_resolve(name, own, canonical) for name in cleaned.see_also)
         links = [name for name in related if name not in ("", own)]
