@@ -118,7 +118,7 @@ class Console:
         if self._bars is None:
             self._bars = rich.progress.Progress(
                 rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
+                rich.progress.BarColumn(bar_width=16),
                 rich.progress.TextColumn("{task.fields[state]}", markup=False),
                 console=self._rich,
                 refresh_per_second=4,
@@ -172,9 +172,10 @@ class Console:
         box = rich.box.ROUNDED if self.mode is Mode.RICH else rich.box.ASCII2
         table = rich.table.Table(title=title, box=box, title_justify="left", show_footer=total is not None)
         for index, column in enumerate(columns):
-            numeric = all(isinstance(row[index], int | float) or str(row[index])[:1].isdigit() for row in rows)
+            cells = [_cell(row[index]) for row in rows]
+            numeric = any(cells) and all(cell[:1] in set("-.0123456789") for cell in cells if cell)
             footer = _cell(total[index]) if total else ""
-            table.add_column(column, footer=footer, justify="right" if rows and numeric else "left")
+            table.add_column(column, footer=footer, justify="right" if numeric else "left")
         for row in rows:
             table.add_row(*map(_cell, row))
         self._rich.print(table)
