@@ -42,10 +42,8 @@ def first_position() -> PositionConfig:
     """Position 1: expected reconstruction over all codes, so no straight-through estimate is needed."""
     return PositionConfig(
         continuous_epochs=2,
-        quantised_epochs=2,
-        rounds=2,
-        cluster_last=True,
-        rates=Rates(decoder=0.3, codebook=1.0),
+        quantised_epochs=4,
+        rates=Rates(decoder=1.0, codebook=1.0),
         quantiser=QuantiserConfig(estimator=Estimator.MARGINAL, temperature=0.05, commitment=0.0, codebook=0.0),
     )
 

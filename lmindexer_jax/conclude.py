@@ -11,7 +11,8 @@ import numpy as np
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, PlannedStage
 from lmindexer_jax.data.corpus import Corpus
-from lmindexer_jax.evaluation.agreement import agreement_by_depth
+from lmindexer_jax.evaluation import health
+from lmindexer_jax.evaluation.agreement import agreement_by_depth, repetition
 from lmindexer_jax.evaluation.bow import bags, bow_gain
 from lmindexer_jax.evaluation.id_quality import collisions, usage
 from lmindexer_jax.evaluation.lift import co_occurrence
@@ -35,8 +36,10 @@ def conclude(config: Config, prepared: Prepared, run: Run, *, planned: list[Plan
     write_plan(config, prepared, run, planned=planned, summary=summary)
     corpus = prepared.corpus
     report = write_report(
-        run.workdir, codes=table.codes, ids=corpus.ids(), text=corpus.text, paths=corpus.path if corpus.depth() else None
+        run.workdir, codes=table.codes, ids=corpus.ids().to_pylist(), text=corpus.text, paths=corpus.path if corpus.depth() else None
     )
+    for finding in table_findings(summary):
+        console.warn(f"{finding.evidence}. Remedy: {finding.remedy}")
     show(summary, console=console)
     console.success(f"IDs in {run.workdir / 'ids'}, report in {report}")
 
@@ -50,7 +53,7 @@ def write_table(config: Config, prepared: Prepared, run: Run) -> id_table.IdTabl
         model_hash=Assigners(run.workdir / "assigners").model_hash(positions),
         codebook_sizes=tuple(config.indexer.codebook_sizes),
     )
-    table = id_table.build(list(prepared.corpus.ids()), prepared.inputs.codes, manifest)
+    table = id_table.build(prepared.corpus.ids().combine_chunks(), prepared.inputs.codes, manifest)
     table.save(run.workdir / "ids")
     return table
 
@@ -95,6 +98,7 @@ def summarise(config: Config, prepared: Prepared, run: Run, *, planned: list[Pla
         "collisions": dataclasses.asdict(collisions(inputs.codes)),
         "collisions_as_learned": dataclasses.asdict(collisions(learned)),
         "ami": agreement_by_depth(inputs.codes, labels) if labels else [],
+        "repetition": repetition(inputs.codes),
         "seconds": run.spent,
         "estimated_minutes": sum(stage.minutes or 0.0 for stage in planned),
         "minutes": sum(run.spent.values()) / 60,
@@ -103,7 +107,7 @@ def summarise(config: Config, prepared: Prepared, run: Run, *, planned: list[Pla
     }
     interactions = None
     if config.interactions:
-        interactions = read_interactions(pathlib.Path(config.interactions), prepared.corpus.ids())
+        interactions = read_interactions(pathlib.Path(config.interactions), prepared.corpus.ids().to_pylist())
         summary["co_occurrence"] = dataclasses.asdict(co_occurrence(inputs.codes[:, 0], *interactions))
     if config.baseline and inputs.pooled is not None:
         summary["baseline"] = baseline(prepared, words, labels, size=sizes[0], seed=config.seed, interactions=interactions)
@@ -128,6 +132,20 @@ def baseline(prepared: Prepared, words, labels: list[np.ndarray], *, size: int, 
 def labels_of(corpus: Corpus) -> list[np.ndarray]:
     """A label per document for every depth of the category tree."""
     return [corpus.labels(depth) for depth in range(1, corpus.depth() + 1)]
+
+
+def table_findings(summary: dict) -> list[health.Finding]:
+    """What the finished table gives cause to say."""
+    rows, distinct = summary["rows"], summary["collisions"]
+    return health.diagnose_table(
+        documents=summary["documents"],
+        sizes=tuple(row["codes"] for row in rows),
+        distinct_share=distinct["distinct_share"],
+        largest_group=distinct["largest_group"],
+        usage=tuple(row["usage"] for row in rows),
+        repetition=tuple(summary["repetition"]),
+        drift=tuple(rows[-1]["drift"]),
+    )
 
 
 def write_plan(

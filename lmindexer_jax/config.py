@@ -28,6 +28,7 @@ class LanguageModelConfig:
     name: str = "minilm"  # a preset, a Hugging Face directory, or a hub name
     pretrained: bool = True  # False: random weights of the same size
     max_length: int = 128  # tokens of a document that are read, in training and in assignment alike
+    cache_states: bool = True  # keep the states of a frozen encoder on disk: 2 x width bytes a token
     vocabulary: int = 8192  # of the tokenizer that is trained on the corpus where the preset brings none
 
 
@@ -49,7 +50,7 @@ class Config:
 
 
 # What may change between two calls on one workdir: it does not touch the result.
-FREE = ("checkpoint_seconds", "console", "mesh", "baseline", "interactions", "corpus.cache_dir")
+FREE = ("checkpoint_seconds", "language_model.cache_states", "console", "mesh", "baseline", "interactions", "corpus.cache_dir")
 
 
 def flatten(config: Config) -> dict[str, object]:

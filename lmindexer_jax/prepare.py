@@ -28,6 +28,7 @@ from lmindexer_jax.models import presets
 from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions, Params
 from lmindexer_jax.models.reconstructor import Head
+from lmindexer_jax.models.t5 import T5Config
 
 
 @dataclasses.dataclass
@@ -74,7 +75,7 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
         write_run(workdir, settings=settings, precision=precision, config=config)
     unlabelled = tokenizer.special_ids
     inputs = Inputs(store, unlabelled, np.zeros((len(corpus), positions), np.int32), words)
-    if frozen_language_model(stages):
+    if frozen_language_model(stages) and config.language_model.cache_states:
         encoded = encode_corpus(functions, params, store, directory=cache / "encoded", console=console)
         inputs.encoded, inputs.pooled = encoded.states, encoded.pooled
     if config.indexer.pooled_weight > 0:
@@ -107,8 +108,8 @@ def dropped_text(dropped: dict[str, int]) -> str:
     return "" if not dropped else "; dropped " + ", ".join(f"{count:,} ({reason})" for reason, count in dropped.items())
 
 
-def open_tokenizer(config: Config, preset: presets.Preset, corpus: Corpus, workdir: pathlib.Path) -> Tokenizer:
-    """The preset's own tokenizer, or one trained on the corpus and kept in the workdir."""
+def open_tokenizer(config: Config, preset: presets.Preset, corpus: Corpus | None, workdir: pathlib.Path) -> Tokenizer:
+    """The preset's own tokenizer, or one trained on the corpus and kept in the workdir (then no corpus is needed)."""
     if preset.tokenizer_dir is not None:
         return load_tokenizer(preset.tokenizer_dir)
     home = workdir / "tokenizer"
@@ -125,10 +126,7 @@ def open_model(
     Returns:
       functions, parameters, and the reconstructor's number of each token id.
     """
-    language_model = preset.config
-    if preset.tokenizer_dir is None:
-        # Multiples of 128 suit matrix units; the surplus words never occur.
-        language_model = dataclasses.replace(language_model, vocab_size=-(-tokenizer.vocab_size // 128) * 128)
+    language_model = language_model_config(preset, tokenizer)
     counts = np.zeros(language_model.vocab_size, np.int64)
     seen = store.counts()
     counts[: len(seen)] = seen
@@ -148,6 +146,14 @@ def open_model(
     words = np.zeros(len(counts), np.int32)
     words[used] = np.arange(len(used))
     return functions, params, words
+
+
+def language_model_config(preset: presets.Preset, tokenizer: Tokenizer) -> T5Config | BertConfig:
+    """A preset's size, with the vocabulary of the tokenizer that was trained for it."""
+    if preset.tokenizer_dir is not None:
+        return preset.config
+    # Multiples of 128 suit matrix units; the surplus words never occur.
+    return dataclasses.replace(preset.config, vocab_size=-(-tokenizer.vocab_size // 128) * 128)
 
 
 def resolve_precision(asked: Precision) -> Precision:

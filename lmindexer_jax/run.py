@@ -21,8 +21,8 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
     Raises:
       UserError: anything the user can mend.
     """
-    jax.config.update("jax_compilation_cache_dir", str(cache_root(config.corpus.cache_dir) / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_root(config.corpus.cache_dir) / "compiled"))
     prepared = prepare(config, workdir, console=console)
     observe = make_observer(
         prepared.functions, prepared.inputs, labels=labels_of(prepared.corpus), seed=config.seed, console=console

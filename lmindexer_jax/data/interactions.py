@@ -1,6 +1,7 @@
 """What users did, in time order: `user TAB item item item ...`, one user a line."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -8,7 +9,7 @@ from jaxtyping import Int
 from lmindexer_jax.errors import UserError
 
 
-def read_interactions(path: pathlib.Path, ids: np.ndarray) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " U+1"]]:
+def read_interactions(path: pathlib.Path, ids: Sequence[str]) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " U+1"]]:
     """Items of all users end to end as row numbers of the corpus, and where each user begins.
 
     Args:

@@ -81,11 +81,12 @@ def inference_batches(
             yield np.resize(indices, batch_size), mask, length
 
 
-def length_buckets(lengths: Int[np.ndarray, " N"], *, longest: int) -> tuple[int, ...]:
-    """A few padded lengths (multiples of 8, each about 1.5 times the last) up to the longest document."""
-    top = min(longest, int(lengths.max(initial=1)))
-    top = -(-top // 8) * 8
-    buckets = [top]
+def length_buckets(longest: int) -> tuple[int, ...]:
+    """A few padded lengths (multiples of 8, each about 1.5 times the last) up to `longest`.
+
+    They depend on the model's longest input alone, not on a corpus, so that a document is padded alike in any company.
+    """
+    buckets = [-(-longest // 8) * 8]
     while buckets[0] > 16:
         buckets.insert(0, -(-int(buckets[0] / 1.5) // 8) * 8)
     return tuple(sorted(set(buckets)))

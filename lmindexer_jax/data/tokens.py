@@ -1,5 +1,6 @@
 """The token store: every document's tokens in one memory-mapped array, built once per corpus, tokenizer and length."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -58,6 +59,19 @@ class TokenStore:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def flat(self) -> Int[np.ndarray, " M"]:
+        """The tokens of all documents end to end, in the stored type."""
+        return self._tokens[self._offsets[0] : self._offsets[-1]]
+
+    def part(self, first: int, last: int) -> "TokenStore":
+        """The documents `first`..`last` (exclusive) as a store of their own, over the same files."""
+        view = copy.copy(self)
+        view._offsets = self._offsets[first : last + 1]
+        view.lengths = self.lengths[first:last]
+        view.hash = f"{self.hash}-{first}-{last}"
+        return view
 
     def row(self, index: int) -> Int[np.ndarray, " L"]:
         """All tokens (int32) of one document."""

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lmindexer_jax.console import Console
+from lmindexer_jax.evaluation import health
 from lmindexer_jax.evaluation.agreement import agreement
 from lmindexer_jax.evaluation.bow import Bags, bags, bow_gain, random_gain
 from lmindexer_jax.evaluation.id_quality import collisions, prefix_ids, usage
@@ -39,6 +40,8 @@ def make_observer(
     documents = len(inputs)
     sample = np.sort(np.random.default_rng(seed).permutation(documents)[:SAMPLE])
     words = bags(inputs.store.flat, inputs.offsets, unlabelled=inputs.unlabelled)
+    counts = np.bincount(words.word)
+    unigram = float(-np.sum(counts / counts.sum() * np.log(counts / counts.sum())))
 
     def observe(moment: Moment) -> dict:
         stage = moment.stage
@@ -67,6 +70,15 @@ def make_observer(
         if moment.codes is not None:
             sizes = functions.module.config.codebook_sizes[: stage.position + 1]
             row |= code_measurements(moment, words, labels=labels, sizes=sizes)
+        if moment.finished:
+            size = functions.module.config.codebook_sizes[stage.position]
+            seen = health.measurements(
+                row | {"unigram_nats": unigram}, stage=stage.name, position=stage.position + 1, size=size, documents=documents
+            )
+            findings = health.diagnose(seen)
+            for finding in findings:
+                console.warn(f"{finding.mode} ({finding.stage}): {finding.evidence}. Remedy: {finding.remedy}")
+            row["findings"] = [dataclasses.asdict(finding) for finding in findings]
         return row
 
     return observe

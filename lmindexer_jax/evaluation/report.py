@@ -58,8 +58,8 @@ def write_report(
         "plan": read_json(workdir / "plan.json"),
         "summary": summary,
         "curves": curves(row for row in rows if "event" not in row),
-        "health": [row for row in events if row["event"] != "finding"],
-        "findings": [row for row in events if row["event"] == "finding"],
+        "health": events,
+        "findings": [finding for row in (*events, summary) for finding in row.get("findings", [])],
         "sizes": [np.sort(np.bincount(column))[::-1].tolist() for column in codes.T],
         "tree": tree(codes, ids=ids, text=text, paths=paths),
     }

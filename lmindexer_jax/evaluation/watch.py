@@ -1,6 +1,8 @@
 """Measurements while training: do the codes carry anything, are they used, do they drift?"""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,41 @@ class Score:
     accuracy: float  # share of predicted tokens that are right
     macro_f1: float  # F1 of each token of the vocabulary, averaged over those that occur
     nats: float  # mean negative log-likelihood of a labelled token
+
+
+@functools.cache
+def compiled(
+    functions: IndexerFunctions, position: int, quantised: bool, similarity: Similarity, hidden: float
+) -> tuple[Callable, Callable]:
+    """The two compiled halves: rows to the vectors to rebuild from; vectors to predictions and log-likelihoods."""
+    bag = functions.module.config.reconstructor.kind == ReconstructorKind.BAG
+
+    @jax.jit
+    def vectors_of(params: Params, rows: dict) -> Float[Array, "B D"]:
+        encoded = rows.get("encoded")
+        if encoded is None:
+            encoded = functions.encode(params, rows["tokens"], rows["mask"])
+        out = functions.vectors(params, encoded, rows["mask"], codes=rows["codes"], centres=rows.get("centres"))[:, -1]
+        if not quantised:
+            return out
+        book = codebook(params, position)
+        return book[nearest(out, book, similarity=similarity)]
+
+    @jax.jit
+    def predict(params: Params, vector: Array, rows: dict, key: Array) -> tuple[Array, Array]:
+        prefix = [codebook(params, p)[rows["codes"][:, p]] for p in range(position)]
+        queries = jnp.stack([*prefix, vector], axis=1)
+        words, labelled = rows["words"], rows["labelled"]
+        if bag:
+            logits = functions.reconstruct(params, queries).astype(jnp.float32)
+            logs = jnp.take_along_axis(jax.nn.log_softmax(logits), words, axis=-1)
+            return jax.lax.top_k(logits, min(words.shape[1], logits.shape[-1]))[1], logs
+        hints = hint_mask(key, labelled, codes=position + 1, hidden=hidden)
+        logits = functions.reconstruct(params, queries, tokens=rows["tokens"], hints=hints).astype(jnp.float32)
+        logs = jnp.take_along_axis(jax.nn.log_softmax(logits), words[..., None], axis=-1)[..., 0]
+        return jnp.argmax(logits, axis=-1), logs
+
+    return vectors_of, predict
 
 
 def reconstruction_scores(
@@ -58,32 +95,7 @@ def reconstruction_scores(
     """
     bag = functions.module.config.reconstructor.kind == ReconstructorKind.BAG
     length = int(-(-inputs.store.lengths.max() // 8) * 8)
-
-    @jax.jit
-    def vectors_of(params: Params, rows: dict) -> Float[Array, "B D"]:
-        encoded = rows.get("encoded")
-        if encoded is None:
-            encoded = functions.encode(params, rows["tokens"], rows["mask"])
-        out = functions.vectors(params, encoded, rows["mask"], codes=rows["codes"], centres=rows.get("centres"))[:, -1]
-        if not quantised:
-            return out
-        rows_of_book = codebook(params, position)
-        return rows_of_book[nearest(out, rows_of_book, similarity=similarity)]
-
-    @jax.jit
-    def predict(params: Params, vector: Array, rows: dict, key: Array):
-        prefix = [codebook(params, p)[rows["codes"][:, p]] for p in range(position)]
-        queries = jnp.stack([*prefix, vector], axis=1)
-        words, labelled = rows["words"], rows["labelled"]
-        if bag:
-            logits = functions.reconstruct(params, queries).astype(jnp.float32)
-            logs = jnp.take_along_axis(jax.nn.log_softmax(logits), words, axis=-1)
-            return jax.lax.top_k(logits, min(words.shape[1], logits.shape[-1]))[1], logs
-        hints = hint_mask(key, labelled, codes=position + 1, hidden=hidden)
-        logits = functions.reconstruct(params, queries, tokens=rows["tokens"], hints=hints).astype(jnp.float32)
-        logs = jnp.take_along_axis(jax.nn.log_softmax(logits), words[..., None], axis=-1)[..., 0]
-        return jnp.argmax(logits, axis=-1), logs
-
+    vectors_of, predict = compiled(functions, position, quantised, similarity, hidden)
     parts = [np.resize(indices[i : i + BATCH], BATCH) for i in range(0, len(indices), BATCH)]
     all_rows = [inputs.rows(part, position=position, length=length) for part in parts]
     vectors = [np.asarray(vectors_of(params, rows)) for rows in all_rows]

@@ -4,9 +4,11 @@ A document's bits depend on its own tokens alone: its padded length follows from
 the same number of rows, so it always meets the same compiled function.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -19,8 +21,10 @@ from lmindexer_jax.models.quantiser import Similarity, nearest
 
 BATCH = 128
 ENCODING_BATCH = 32
+MODEL_INPUTS = ("tokens", "mask", "codes", "encoded", "centres")
 
 
+@functools.cache
 def make_vectors(functions: IndexerFunctions) -> Callable:
     """Compiled `(params, rows) -> (B, P+1, D)` without dropout."""
 
@@ -34,6 +38,26 @@ def make_vectors(functions: IndexerFunctions) -> Callable:
     return vectors
 
 
+def over_corpus(
+    compute: Callable[[dict], jax.Array], inputs: Inputs, *, position: int, console: Console, label: str
+) -> np.ndarray:
+    """Run `compute` on every document exactly once and put the rows of its results in corpus order."""
+    lengths = inputs.store.lengths
+    size = BATCH if inputs.encoded is not None else ENCODING_BATCH
+    batches = list(inference_batches(lengths, batch_size=size, buckets=length_buckets(inputs.store.max_length)))
+    out, written = None, 0
+    with console.progress(label, total=len(batches), unit="batches") as progress:
+        for indices, real, length in batches:
+            rows = inputs.rows(indices, position=position, length=length)
+            result = np.asarray(compute({name: rows[name] for name in MODEL_INPUTS if name in rows}))
+            out = np.empty((len(lengths), *result.shape[1:]), result.dtype) if out is None else out
+            out[indices[real]] = result[real]
+            written += int(real.sum())
+            progress.advance(1)
+    assert written == len(lengths), "every document is written once"
+    return out
+
+
 def corpus_vectors(
     functions: IndexerFunctions,
     params: Params,
@@ -41,30 +65,13 @@ def corpus_vectors(
     *,
     position: int,
     console: Console,
-    indices: Int[np.ndarray, " M"] | None = None,
     label: str = "document vectors",
-) -> Float[np.ndarray, "M P+1 D"]:
-    """h_1..h_{position+1} of every document (or of those in `indices`), codes before `position` teacher-forced."""
+) -> Float[np.ndarray, "N D"]:
+    """h of slot `position` for every document, the codes before it teacher-forced."""
     vectors = make_vectors(functions)
-    lengths = inputs.store.lengths if indices is None else inputs.store.lengths[indices]
-    size = BATCH if inputs.encoded is not None else ENCODING_BATCH
-    buckets = length_buckets(inputs.store.lengths, longest=inputs.store.max_length)
-    batches = list(inference_batches(lengths, batch_size=size, buckets=buckets))
-    out = None
-    written = 0
-    with console.progress(label, total=len(batches), unit="batches") as progress:
-        for places, real, length in batches:
-            documents = places if indices is None else indices[places]
-            rows = inputs.rows(documents, position=position, length=length)
-            rows.pop("labelled")
-            result = np.asarray(vectors(params, rows))
-            if out is None:
-                out = np.empty((len(lengths), *result.shape[1:]), np.float32)
-            out[places[real]] = result[real]
-            written += int(real.sum())
-            progress.advance(1)
-    assert written == len(lengths), "every document is written once"
-    return out
+    return over_corpus(
+        lambda rows: vectors(params, rows)[:, -1], inputs, position=position, console=console, label=label
+    )
 
 
 def pooled_vectors(
@@ -73,7 +80,7 @@ def pooled_vectors(
     """Unit mean of the encoder's states of every document, by the encoder as it is now."""
     encode = make_encode(functions)
     store = inputs.store
-    buckets = length_buckets(store.lengths, longest=store.max_length)
+    buckets = length_buckets(store.max_length)
     batches = list(inference_batches(store.lengths, batch_size=ENCODING_BATCH, buckets=buckets))
     out = None
     with console.progress("pooled vectors", total=len(batches), unit="batches") as progress:
@@ -85,16 +92,33 @@ def pooled_vectors(
     return out
 
 
-def codes_of(
-    vectors: Float[np.ndarray, "N D"], params: Params, *, position: int, similarity: Similarity
-) -> Int[np.ndarray, " N"]:
-    """The nearest codebook row of each vector, in chunks of fixed shape."""
-    rows = codebook(params, position)
-    find = jax.jit(nearest, static_argnames="similarity")
-    chunk = min(4096, max(1024, 2**24 // rows.shape[0]))
-    out = np.empty(len(vectors), np.int32)
-    for first in range(0, len(vectors), chunk):
-        part = vectors[first : first + chunk]
-        padded = np.resize(part, (chunk, part.shape[1])) if len(part) < chunk else part
-        out[first : first + chunk] = np.asarray(find(padded, rows, similarity=similarity))[: len(part)]
-    return out
+@functools.cache
+def make_codes(functions: IndexerFunctions, position: int, similarity: Similarity) -> Callable:
+    """Compiled `(params, rows) -> (B, position+1)`: the nearest row at every slot up to `position`."""
+    vectors = make_vectors(functions)
+
+    @jax.jit
+    def codes(params: Params, rows: dict) -> Int[jax.Array, "B P+1"]:
+        out = vectors(params, rows)
+        found = [nearest(out[:, p], codebook(params, p), similarity=similarity) for p in range(position + 1)]
+        return jnp.stack(found, axis=1)
+
+    return codes
+
+
+def corpus_codes(
+    functions: IndexerFunctions,
+    params: Params,
+    inputs: Inputs,
+    *,
+    position: int,
+    similarity: Similarity,
+    console: Console,
+    label: str = "codes",
+) -> Int[np.ndarray, "N P+1"]:
+    """The nearest codebook row at every slot up to `position` for every document, codes before each slot as assigned.
+
+    The last column is the new position's code; the others tell what earlier positions would be given now.
+    """
+    codes = make_codes(functions, position, similarity)
+    return over_corpus(lambda rows: codes(params, rows), inputs, position=position, console=console, label=label)

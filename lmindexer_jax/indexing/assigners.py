@@ -81,6 +81,10 @@ class Assigners:
         with np.load(self.directory / f"centres-{position}.npz", allow_pickle=False) as arrays:
             return Centres(arrays["prefixes"], arrays["means"])
 
+    def same_language_model(self, positions: int) -> bool:
+        """Whether all snapshots share one encoder, so that its states serve every position."""
+        return len({self.meta(p)["language_model"] for p in range(positions)}) == 1
+
     def model_hash(self, positions: int) -> str:
         """One hash for all snapshots: what an ID table is bound to."""
         return hashlib.sha256("".join(self.meta(p)["model"] for p in range(positions)).encode()).hexdigest()[:32]

@@ -4,6 +4,7 @@ A frozen encoder gives the same states in every epoch, so they are worth their d
 in corpus order, memory-mapped. A killed pass goes on where it stopped.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -41,6 +42,7 @@ def encoder_hash(params: Params) -> str:
     return digest.hexdigest()[:16]
 
 
+@functools.cache
 def make_encode(functions: IndexerFunctions) -> Callable:
     """Compiled `(params, tokens, mask) -> states (B, L, D) in half precision, pooled (B, D)`.
 
@@ -78,7 +80,7 @@ def encode_corpus(
     pooled = _open(home / "pooled.f32", (len(store), width), np.float32)
     progress_file = home / "done.json"
     done = json.loads(progress_file.read_text())["batches"] if progress_file.exists() else 0
-    buckets = length_buckets(store.lengths, longest=store.max_length)
+    buckets = length_buckets(store.max_length)
     total = sum(1 for _ in inference_batches(store.lengths, batch_size=BATCH, buckets=buckets))
     if done < total:
         encode = make_encode(functions)

@@ -22,7 +22,7 @@ from lmindexer_jax.console import Console
 from lmindexer_jax.data.groups import group_by_prefix
 from lmindexer_jax.data.pipeline import steps_per_epoch, training_batches
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.indexing.assign import codes_of, corpus_vectors, pooled_vectors
+from lmindexer_jax.indexing.assign import corpus_codes, corpus_vectors, pooled_vectors
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.balance import distinct_within_groups
 from lmindexer_jax.indexing.centres import prefix_centres
@@ -106,7 +106,10 @@ def walk(run: Run) -> Params:
         codes = run.inputs.codes if stage.kind == StageKind.ASSIGN else None
         seen = run.observe(Moment(stage, run.params, stage.steps, True, codes, drift))
         run.spent[stage.name] = run.spent.get(stage.name, 0.0) + time.monotonic() - started
-        journal.write(run.number(number, stage.steps + 1), {"event": "stage", **row, "seconds": run.spent[stage.name], **seen})
+        at = run.number(number + 1)
+        for finding in seen.pop("findings", []):
+            journal.write(at, {"event": "finding", **finding})
+        journal.write(at, {"event": "stage", **row, "seconds": run.spent[stage.name], **seen})
         save(run, checkpoints, number + 1, resting(run), iterator=None)
     journal.close()
     checkpoints.close()
@@ -263,7 +266,7 @@ def train_stage(
 
 def cluster(run: Run, stage: Stage) -> Params:
     """k-means of the document vectors; the centres become the codebook of the stage's position."""
-    vectors = corpus_vectors(run.functions, run.params, run.inputs, position=stage.position, console=run.console)[:, -1]
+    vectors = corpus_vectors(run.functions, run.params, run.inputs, position=stage.position, console=run.console)
     size = run.functions.module.config.codebook_sizes[stage.position]
     found = kmeans(
         vectors,
@@ -294,16 +297,17 @@ def assign(run: Run, stage: Stage, assigners: Assigners) -> tuple[float, ...]:
       drift: for every earlier position, the share of documents whose code would be another one now.
     """
     position, settings = stage.position, stage.settings
-    vectors = corpus_vectors(run.functions, run.params, run.inputs, position=position, console=run.console, label=stage.name)
-    inputs = run.inputs
-    similarity = settings.quantiser.similarity
-    derived = [codes_of(vectors[:, p], run.params, position=p, similarity=similarity) for p in range(position + 1)]
-    drift = tuple(float(np.mean(derived[p] != inputs.codes[:, p])) for p in range(position))
-    inputs.codes[:, position] = derived[position]
-    assigners.save(position, run.params, codes=derived[position])
+    inputs, similarity = run.inputs, settings.quantiser.similarity
+    derived = corpus_codes(
+        run.functions, run.params, inputs, position=position, similarity=similarity, console=run.console, label=stage.name
+    )
+    drift = tuple(float(np.mean(derived[:, p] != inputs.codes[:, p])) for p in range(position))
+    inputs.codes[:, position] = derived[:, position]
+    assigners.save(position, run.params, codes=derived[:, position])
     last = position + 1 == inputs.codes.shape[1]
     if last and run.recipe.distinct_last:
-        inputs.codes[:, position] = spread(vectors[:, -1], run.params, inputs.codes, position=position, similarity=similarity)
+        vectors = corpus_vectors(run.functions, run.params, inputs, position=position, console=run.console)
+        inputs.codes[:, position] = spread(vectors, run.params, inputs.codes, position=position, similarity=similarity)
     if inputs.centres and not last:
         pooled = inputs.pooled
         if pooled is None:

@@ -168,7 +168,7 @@ def drop_tokens(key: PRNGKeyArray, mask: Bool[Array, "B L"], *, rate: float) -> 
     return mask & kept.at[:, 0].set(True)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class IndexerFunctions:
     """The pure functions of one indexer; parameters come first, a key means dropout."""
 

@@ -51,7 +51,7 @@ def make_step(
         (_, outcome), gradient = jax.value_and_grad(loss, has_aux=True)(moving)
         updates, moments = optimiser.update(gradient, state.moments, moving)
         params = merge(optax.apply_updates(moving, updates), frozen) | outcome.replaced
-        metrics = outcome.metrics | {"gradient_norm": optax.global_norm(gradient)}
+        metrics = outcome.metrics | {"gradient_norm": optax.tree.norm(gradient)}
         return State(params, moments, outcome.memory, state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -51,6 +51,13 @@ def test_scores_are_class_based_tf_idf():
     assert right[0] == "dd"
 
 
+def test_the_average_is_that_of_the_siblings():
+    # zz beats aa where the average is under 3 words (here 2), and loses by the average of the long texts beside.
+    texts = [" ".join(f"w{i}{j}" for j in "abcdefghijklmnop") for i in "xy"] + ["aa zz", "aa", "aa"]
+    _, second = told(texts, np.array([[0, 0], [0, 1], [1, 0], [1, 0], [1, 1]]))
+    assert second[2] == ["zz", "aa"]
+
+
 def test_order_of_documents_does_not_matter():
     order = np.random.default_rng(0).permutation(len(TEXTS))
     original = told(TEXTS, CODES)

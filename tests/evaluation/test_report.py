@@ -33,10 +33,12 @@ def fill(workdir):
                 for s in range(steps)
             ]
             rows.append({"event": "stage", "stage": name, "position": position, "nats": 5.0, "shuffled_nats": float("nan")})
-    rows.append({"event": "finding", "mode": "prefix drift", "stage": "table", "evidence": "codes <moved>", "remedy": "hold them"})
+    finding = {"mode": "prefix drift", "stage": "table", "evidence": "codes <moved>", "remedy": "hold them"}
+    rows[-1]["findings"] = [finding | {"mode": "posterior collapse"}]
     labels = [np.array([i % 4 for i in range(120)]), np.array([i % 12 for i in range(120)])]
     ami = agreement_by_depth(CODES, labels)
     summary = {
+        "findings": [finding],
         "rows": [{"position": t + 1, "codes": 5, "usage": 0.8, "perplexity": 4.0 - t, "bow_gain": 0.5} for t in range(3)],
         "collisions": {"distinct": 60, "distinct_share": 0.5},
         "ami": ami,
@@ -94,7 +96,7 @@ def test_curves_are_averaged_down():
 def test_events_and_summary_go_in(tmp_path):
     fill(tmp_path)
     data = content(write(tmp_path))
-    assert [row["mode"] for row in data["findings"]] == ["prefix drift"]
+    assert [row["mode"] for row in data["findings"]] == ["posterior collapse", "prefix drift"]
     assert len(data["health"]) == 9 and data["health"][0]["shuffled_nats"] is None
     assert data["summary"]["collisions"]["distinct"] == 60 and len(data["curves"]) == 6
     assert data["sizes"][0] == [30, 30, 30, 30]

@@ -26,7 +26,7 @@ MASK = jnp.arange(9)[None] < jnp.asarray([9, 4, 1])[:, None]
 
 @functools.cache
 def parameters() -> dict:
-    return BertEncoder(CONFIG).init(jax.random.key(0), TOKENS, MASK)
+    return jax.jit(BertEncoder(CONFIG).init)(jax.random.key(0), TOKENS, MASK)
 
 
 @functools.cache

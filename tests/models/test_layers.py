@@ -132,26 +132,32 @@ def test_relative_bias_looks_its_table_up():
 
 
 @settings(max_examples=20, deadline=None)
-@given(rate=st.floats(0.01, 0.9), seed=st.integers(0, 1000))
-def test_dropout_zeroes_its_share_and_keeps_the_mean(rate, seed):
-    size = 20_001
-    values = layers.dropout(jax.random.key(seed), jnp.ones(size), rate=rate)
+@given(rate=st.floats(0.01, 0.9), seed=st.integers(0, 1000), width=st.sampled_from([128, 129, 130, 131]))
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate, seed, width):
+    values = layers.dropout(jax.random.key(seed), jnp.ones((300, width)), rate=rate)
     kept = np.asarray(values) != 0
-    spread = math.sqrt(rate * (1 - rate) / size)
-    assert abs(kept.mean() - (1 - rate)) < 5 * spread
-    np.testing.assert_allclose(np.unique(np.asarray(values)[kept]), 1 / (1 - rate), rtol=2e-3)
-    assert abs(values.mean() - 1) < 5 * spread / (1 - rate)
+    resolved = round(rate * 256) / 256
+    spread = math.sqrt(resolved * (1 - resolved) / kept.size)
+    assert abs(kept.mean() - (1 - resolved)) < 5 * spread
+    np.testing.assert_allclose(np.asarray(values)[kept], 1 / (1 - resolved), rtol=1e-6)
+    assert abs(values.mean() - 1) < 5 * spread / (1 - resolved)
 
 
-def test_dropout_decides_neighbours_independently():
-    """Pairs of values share a random word: all four outcomes of a pair must be as likely as independence says."""
-    kept = np.asarray(layers.dropout(jax.random.key(0), jnp.ones((200, 1000)), rate=0.3)) != 0
-    pairs = kept.reshape(-1, 2)
-    for first in (True, False):
-        for second in (True, False):
-            share = np.mean((pairs[:, 0] == first) & (pairs[:, 1] == second))
-            expected = (0.7 if first else 0.3) * (0.7 if second else 0.3)
-            assert abs(share - expected) < 5 * math.sqrt(expected / len(pairs))
+def test_dropout_decides_values_of_one_word_independently():
+    """A quarter of the last axis apart, values share a word: both outcomes of both must be as likely as independence says."""
+    kept = np.asarray(layers.dropout(jax.random.key(0), jnp.ones((1000, 400)), rate=0.25)) != 0
+    quarters = kept.reshape(1000, 4, 100)
+    for other in (1, 2, 3):
+        for outcomes in ((True, True), (True, False), (False, True), (False, False)):
+            share = np.mean((quarters[:, 0] == outcomes[0]) & (quarters[:, other] == outcomes[1]))
+            expected = math.prod(0.75 if outcome else 0.25 for outcome in outcomes)
+            assert abs(share - expected) < 5 * math.sqrt(expected / 100_000)
+
+
+def test_dropout_of_the_smallest_and_largest_rate_still_drops_and_keeps():
+    for rate in (1e-4, 0.9999):
+        values = np.asarray(layers.dropout(jax.random.key(0), jnp.ones((100, 100)), rate=rate))
+        assert 0 < np.mean(values == 0) < 1
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])

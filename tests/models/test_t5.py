@@ -31,7 +31,7 @@ TARGETS = TOKENS[:, :5]
 
 @functools.cache
 def parameters() -> dict:
-    return T5(CONFIG).init(jax.random.key(0), TOKENS, MASK, TARGETS)
+    return jax.jit(T5(CONFIG).init)(jax.random.key(0), TOKENS, MASK, TARGETS)
 
 
 @functools.cache
@@ -56,7 +56,8 @@ def test_values_and_gradients_are_those_of_pytorch(name, golden, hugging_face):
     (value, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(logits, made["output"]["logits"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(value, made["output"]["loss"], rtol=1e-6)
-    encoded = T5(config).apply({"params": params}, inputs["tokens"], inputs["mask"], method=T5.encode)
+    encode = jax.jit(functools.partial(T5(config).apply, method=T5.encode))
+    encoded = encode({"params": params}, inputs["tokens"], inputs["mask"])
     real = made["input"]["mask"]
     np.testing.assert_allclose(np.asarray(encoded)[real], made["output"]["encoded"][real], rtol=0, atol=1e-5)
 

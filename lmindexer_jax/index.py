@@ -1,0 +1,191 @@
+"""IDs for new documents by a finished run, without training:
+
+    python -m lmindexer_jax.index --workdir runs/mine new.jsonl -o new_ids.jsonl
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+import tempfile
+import typing
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from lmindexer_jax.config import Config
+from lmindexer_jax.console import Console, Mode, run_main
+from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.corpus import Corpus, open_corpus
+from lmindexer_jax.data.documents import CorpusConfig
+from lmindexer_jax.data.tokens import TokenStore, open_tokens
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import replacing
+from lmindexer_jax.indexing import id_table
+from lmindexer_jax.indexing.assign import corpus_codes
+from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.indexing.encode import encode_corpus
+from lmindexer_jax.indexing.inputs import Inputs
+from lmindexer_jax.models import presets
+from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
+from lmindexer_jax.prepare import dropped_text, language_model_config, open_tokenizer, read_run
+
+CHUNK = 8192  # documents whose encoder states are held at a time
+
+
+def index(workdir: pathlib.Path, corpus_config: CorpusConfig, *, console: Console) -> tuple[Corpus, id_table.IdTable]:
+    """Code every document of a corpus by a run's snapshots.
+
+    Documents that the run's table has already keep the IDs they have there. The others get codes by their text alone
+    (the same alone as in any company) and the next free counter where all codes are taken.
+
+    Args:
+      workdir: of a finished run.
+      corpus_config: the new documents.
+      console: shows progress.
+
+    Returns:
+      the new documents, and the run's table with them appended.
+
+    Raises:
+      UserError: the run is not finished, its parts do not belong together, or the documents are unreadable.
+    """
+    run = read_run(workdir)
+    if run is None:
+        raise UserError(f"{workdir}: no run here; make one with `python -m lmindexer_jax.main --config ... --workdir {workdir}`")
+    config = from_dict(Config, run["config"])
+    positions = len(config.indexer.codebook_sizes)
+    assigners = Assigners(workdir / "assigners")
+    table = id_table.load(workdir / "ids", model_hash=assigners.model_hash(positions))
+    corpus = open_corpus(corpus_config)
+    console.note(f"{len(corpus):,} documents" + dropped_text(corpus.dropped))
+    preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
+    tokenizer = open_tokenizer(config, preset, None, workdir)
+    store = open_tokens(
+        corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache_root(corpus_config.cache_dir)
+    )
+    language_model = language_model_config(preset, tokenizer)
+    functions = IndexerFunctions(Indexer(config.indexer, language_model, dtype=jnp.dtype(run["precision"])))
+    parts = [
+        code(functions, assigners, part, config, unlabelled=tokenizer.special_ids, console=console)
+        for part in chunks(store)
+    ]
+    codes = np.concatenate(parts)
+    known = set(table.ids.to_pylist())
+    names = corpus.ids().to_pylist()
+    new = np.array([name not in known for name in names], bool)
+    if (~new).any():
+        console.note(f"{int((~new).sum()):,} documents are in the table already and keep their IDs")
+    return corpus, table.append([name for name, is_new in zip(names, new) if is_new], codes[new])
+
+
+def chunks(store: TokenStore) -> Iterator[TokenStore]:
+    """The store in parts of bounded size."""
+    for first in range(0, len(store), CHUNK):
+        yield store.part(first, min(first + CHUNK, len(store)))
+
+
+def code(
+    functions: IndexerFunctions,
+    assigners: Assigners,
+    store: TokenStore,
+    config: Config,
+    *,
+    unlabelled: tuple[int, ...],
+    console: Console,
+) -> Int[np.ndarray, "N T"]:
+    """Codes of the documents of one store, position by position, each by the snapshot that assigned it."""
+    positions = len(config.indexer.codebook_sizes)
+    inputs = Inputs(store, unlabelled, np.zeros((len(store), positions), np.int32))
+    with tempfile.TemporaryDirectory() as scratch:
+        for position in range(positions):
+            params = jax.device_put(assigners.load(position))
+            if config.indexer.pooled_weight > 0:
+                inputs.centres = [assigners.load_centres(p) for p in range(position + 1)]
+            if assigners.same_language_model(positions) and inputs.encoded is None:
+                encoded = encode_corpus(functions, params, store, directory=pathlib.Path(scratch), console=console)
+                inputs.encoded = encoded.states
+            settings = config.recipe.first if position == 0 else config.recipe.later
+            found = corpus_codes(
+                functions,
+                params,
+                inputs,
+                position=position,
+                similarity=settings.quantiser.similarity,
+                console=console,
+                label=f"position {position + 1}",
+            )
+            inputs.codes[:, position] = found[:, -1]
+    return inputs.codes
+
+
+def from_dict(kind: type, values: dict) -> object:
+    """A (nested) config dataclass from what JSON kept of it."""
+    hints = typing.get_type_hints(kind)
+    fields = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in values:
+            continue
+        value, hint = values[field.name], hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            value = from_dict(hint, value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(hint, type) and issubclass(hint, str):
+            value = hint(value)
+        fields[field.name] = value
+    return kind(**fields)
+
+
+def write(path: pathlib.Path, corpus: Corpus, table: id_table.IdTable) -> None:
+    """One JSON object a line: id, codes, counter, full_id."""
+    texts = table.texts
+    row_of = {name: row for row, name in enumerate(table.ids.to_pylist())}
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for name in corpus.ids().to_pylist():
+            row = row_of[name]
+            line = {"id": name, "codes": table.codes[row].tolist(), "counter": int(table.counter[row])}
+            file.write(json.dumps(line | {"full_id": texts[row].as_py()}, ensure_ascii=False) + "\n")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Flags; a wrong one ends the program with exit code 2."""
+    parser = argparse.ArgumentParser(prog="lmindexer-index", description=__doc__.splitlines()[0])
+    parser.add_argument("documents", help="JSONL, CSV or Parquet file, or a folder of text files")
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
+    parser.add_argument("-o", "--output", required=True, type=pathlib.Path, help="JSONL file to write")
+    parser.add_argument("--add", action="store_true", help="keep the new documents in the run's ID table as well")
+    parser.add_argument("--id-field", default=CorpusConfig.id_field, help="field with the id; '' numbers the records")
+    parser.add_argument("--template", help="text from fields, as '{title} {brand}'; default: as the run was trained")
+    parser.add_argument("--cache-dir", default="", help="where prepared documents are kept")
+    parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Parse, index, write."""
+    flags = parse(sys.argv[1:])
+    console = Console(flags.console)
+    run = read_run(flags.workdir)
+    template = flags.template or (run["config"]["corpus"]["template"] if run else CorpusConfig.template)
+    corpus_config = CorpusConfig(
+        path=flags.documents, id_field=flags.id_field, template=template, cache_dir=flags.cache_dir
+    )
+    corpus, table = index(flags.workdir, corpus_config, console=console)
+    write(flags.output, corpus, table)
+    if flags.add:
+        table.save(flags.workdir / "ids")
+    console.success(f"{len(corpus):,} IDs in {flags.output}")
+
+
+def run() -> None:
+    """Entry point of the command `lmindexer-index`."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,83 @@
+"""Small whole runs for tests: a made corpus with topics, settings of every kind of stage."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from lmindexer_jax.config import Config, Precision
+from lmindexer_jax.indexing.recipe import ContrastConfig, PositionConfig, Rates, RecipeConfig
+from lmindexer_jax.models.indexer import IndexerConfig
+from lmindexer_jax.models.quantiser import Choice, Estimator, QuantiserConfig, Similarity
+from lmindexer_jax.models.reconstructor import Head, ReconstructorConfig, ReconstructorKind
+
+TOPICS, SUBTOPICS, WORDS = 4, 3, 6
+
+
+def write_corpus(path: pathlib.Path, *, documents: int = 120, seed: int = 0) -> pathlib.Path:
+    """Documents of a few words from their topic and subtopic, labelled by both."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for number in range(documents):
+        topic, sub = int(rng.integers(TOPICS)), int(rng.integers(SUBTOPICS))
+        words = [f"t{topic}w{rng.integers(WORDS)}" for _ in range(5)] + [f"s{topic}{sub}w{rng.integers(WORDS)}" for _ in range(4)]
+        rng.shuffle(words)
+        path_of = [f"topic {topic}", f"sub {topic}.{sub}"]
+        lines.append(json.dumps({"id": f"d{seed}-{number}", "text": " ".join(words[: int(rng.integers(6, 10))]), "path": path_of}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def published(path: pathlib.Path, cache: pathlib.Path) -> Config:
+    """The published parts in small: everything trains, hints, soft straight-through, contrast, commitment."""
+    quantiser = QuantiserConfig(
+        estimator=Estimator.SOFT, similarity=Similarity.INNER, commitment=0.0, codebook=0.0
+    )
+    position = PositionConfig(
+        continuous_epochs=1,
+        quantised_epochs=1,
+        batch_size=16,
+        rates=Rates(language_model=1.0, decoder=1.0, reconstructor=1.0, codebook=1.0, earlier_codebooks=1.0),
+        quantiser=quantiser,
+        contrast=ContrastConfig(weight=1.0, neighbours=2),
+        token_dropout=0.0,
+    )
+    reconstructor = ReconstructorConfig(kind=ReconstructorKind.HINTED, head=Head.TIED)
+    config = base(path, cache)
+    config.indexer = IndexerConfig(codebook_sizes=(6, 4), pooled_weight=0.0, reconstructor=reconstructor)
+    config.recipe = RecipeConfig(warm_up_epochs=1, first=position, later=position)
+    return config
+
+
+def ours(path: pathlib.Path, cache: pathlib.Path) -> Config:
+    """The project's own parts in small: frozen encoder, bag of words, expected loss, balanced codes, EMA."""
+    config = base(path, cache)
+    config.indexer = IndexerConfig(codebook_sizes=(6, 5, 4))
+    config.recipe = RecipeConfig(
+        first=PositionConfig(
+            continuous_epochs=1,
+            quantised_epochs=1,
+            batch_size=16,
+            rates=Rates(codebook=1.0),
+            quantiser=QuantiserConfig(estimator=Estimator.MARGINAL, temperature=0.1, commitment=0.0, codebook=0.0),
+        ),
+        later=PositionConfig(
+            continuous_epochs=1,
+            quantised_epochs=1,
+            batch_size=16,
+            quantiser=QuantiserConfig(choice=Choice.BALANCED, queue_batches=3),
+        ),
+        distinct_last=True,
+    )
+    return config
+
+
+def base(path: pathlib.Path, cache: pathlib.Path) -> Config:
+    """What both have in common."""
+    config = Config(precision=Precision.FLOAT32)
+    config.corpus.path = str(path)
+    config.corpus.cache_dir = str(cache)
+    config.language_model.name = "tiny"
+    config.language_model.vocabulary = 512
+    config.language_model.max_length = 24
+    return config
