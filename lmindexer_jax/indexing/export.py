@@ -1,94 +1,127 @@
-"""The ID table in the forms that other projects read: TIGER-style JSON, and a T5 whose vocabulary holds the codes."""
+"""The ID table for other programs: JSON as TIGER-style projects read it, and a T5 that can read and write the IDs.
+
+Every code is a token named by its position and number: "<a_12>" is code 12 of the first position, "<b_7>" code 7 of the
+second, and after the learned positions comes the counter, so that no two documents have the same tokens.
+"""
 
 import dataclasses
 import json
 import pathlib
-import string
+from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
 from jaxtyping import Array, Float
 
+from lmindexer_jax.data.tokenizer import Tokenizer
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.models import pretrained
 from lmindexer_jax.models.t5 import T5Config
 
-Params = dict
-
 
 def token(position: int, code: int) -> str:
-    """The written form of one code: "<a_12>" at position 1, "<b_12>" at position 2, ...; the counter is the last."""
-    return f"<{string.ascii_lowercase[position]}_{code}>"
+    """The token of a code; positions count from 0 and are lettered a, b, ..., z, aa, ab, ..."""
+    letters = ""
+    while position >= 0:
+        position, letter = divmod(position, 26)
+        position, letters = position - 1, chr(ord("a") + letter) + letters
+    return f"<{letters}_{code}>"
 
 
 def vocabulary(table: IdTable) -> list[str]:
-    """Every code token, position by position; the counter's are as many as the largest group needs.
-
-    Raises:
-      UserError: more positions than letters.
-    """
-    sizes = [*table.manifest.codebook_sizes, int(table.counter.max(initial=0)) + 1]
-    if len(sizes) > len(string.ascii_lowercase):
-        raise UserError(f"export: {len(sizes) - 1} positions and a counter, but only {len(string.ascii_lowercase)} letters")
+    """All code tokens: each position's in the order of its codebook rows, then as many counters as the table uses."""
+    sizes = (*table.manifest.codebook_sizes, _counters(table))
     return [token(position, code) for position, size in enumerate(sizes) for code in range(size)]
 
 
-def to_json(table: IdTable, path: pathlib.Path) -> None:
-    """Write {"document id": ["<a_12>", "<b_7>", "<c_3>", "<d_0>"], ...}, the counter last, as TIGER-style projects read it."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+def to_json(table: IdTable, path: str | pathlib.Path) -> None:
+    """Write {"document id": ["<a_12>", "<b_7>", "<c_3>", "<d_0>"], ...}, the index file of TIGER, LC-Rec and LETTER.
+
+    The counter is always there, also where it is 0: these projects expect IDs of one length.
+    """
+    names = [
+        np.array([json.dumps(token(position, code)) for code in range(size)])
+        for position, size in enumerate((*table.manifest.codebook_sizes, _counters(table)))
+    ]
+    columns = [names[position][codes] for position, codes in enumerate(table.full_ids.T)]
+    with replacing(pathlib.Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("{")
-        for row, (name, codes) in enumerate(zip(table.ids, table.full_ids.tolist(), strict=True)):
-            tokens = [token(position, code) for position, code in enumerate(codes)]
-            file.write(",\n" if row else "\n")
-            file.write(f"{json.dumps(name.as_py(), ensure_ascii=False)}: {json.dumps(tokens)}")
+        before = "\n"
+        for document, *tokens in zip(table.ids, *columns, strict=True):
+            file.write(f"{before}  {json.dumps(document.as_py(), ensure_ascii=False)}: [{', '.join(tokens)}]")
+            before = ",\n"
         file.write("\n}\n")
 
 
-def extend_t5(
-    config: T5Config,
-    params: Params,
-    codebooks: list[Float[Array, "K D"]],
-    tokenizer: tokenizers.Tokenizer,
-    *,
+def to_t5(
+    directory: str | pathlib.Path,
     table: IdTable,
-    directory: pathlib.Path,
+    *,
+    config: T5Config,
+    params: dict,
+    codebooks: Sequence[Float[Array, "K D"]],
+    tokenizer: Tokenizer,
 ) -> None:
-    """Write a Hugging Face T5 directory whose vocabulary holds the codes of a table.
+    """Write a Hugging Face T5 directory whose vocabulary holds the codes.
 
-    The embedding becomes [old words; unused rows up to the old size; codebook rows; counter rows]. Codebook rows are
-    scaled to the mean length of word embeddings, the counter's rows start small and at random. An untied head is
-    extended by the same rows.
+    The embedding of a code is its codebook row: what the indexer's decoder read when it had assigned that code. Every code
+    token is one piece of the written tokenizer, and its id is its row in the written embedding.
 
     Args:
-      config: of the model.
-      params: of `T5`: shared, encoder, decoder (and lm_head where untied).
-      codebooks: rows of every position.
-      tokenizer: of the model; it is not changed.
-      table: whose codes become tokens.
-      directory: to write.
-    """
-    names = vocabulary(table)
-    embedding = np.asarray(params["shared"]["embedding"], np.float32)
-    length = np.linalg.norm(embedding, axis=1).mean()
-    books = [np.asarray(book, np.float32) for book in codebooks]
-    rows = [book * (length / max(np.linalg.norm(book, axis=1).mean(), 1e-9)) for book in books]
-    counters = len(names) - sum(len(book) for book in books)
-    noise = np.random.default_rng(0).normal(size=(counters, embedding.shape[1]))
-    rows.append((0.1 * length / np.sqrt(embedding.shape[1]) * noise).astype(np.float32))
-    added = np.concatenate(rows)
+      config, params: the T5 as `lmindexer_jax.models.pretrained` loads it.
+      codebooks: one per position of the table.
+      tokenizer: of that T5.
 
-    words = tokenizer.get_vocab_size(with_added_tokens=True)
-    if words > len(embedding):
-        raise UserError(f"export: the tokenizer has {words} tokens, the model {len(embedding)} rows; they do not belong together")
-    extended = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-    # Rows that no token names must be named before the codes, or the codes would take their numbers.
-    extended.add_tokens([f"<unused_{number}>" for number in range(words, len(embedding))])
-    extended.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in names])
-    new = dict(params) | {"shared": {"embedding": np.concatenate([embedding, added])}}
-    if "lm_head" in params:
-        new["lm_head"] = {"embedding": np.concatenate([np.asarray(params["lm_head"]["embedding"]), added])}
-    pretrained.save(directory, dataclasses.replace(config, vocab_size=len(embedding) + len(added)), params=new)
-    with replacing(directory / "tokenizer.json") as path:
-        path.write_text(extended.to_str(), encoding="utf-8")
+    Raises:
+      UserError: the codebooks are not those of the table, or not as wide as the model.
+    """
+    shapes = [np.shape(book) for book in codebooks]
+    wanted = [(size, config.d_model) for size in table.manifest.codebook_sizes]
+    if shapes != wanted:
+        raise UserError(f"export: codebooks of shapes {shapes}, but the ID table and a T5 of this width need {wanted}")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"export: a tokenizer of {tokenizer.vocab_size} ids, but the T5 embeds {config.vocab_size}")
+    rows = np.concatenate([np.asarray(book, np.float32) for book in codebooks])
+    # Counters mean nothing yet: they start like codes drawn at random, the same ones each time.
+    noise = np.random.default_rng(0).standard_normal((_counters(table), config.d_model), np.float32)
+    rows = np.concatenate([rows, rows.mean(axis=0) + rows.std(axis=0) * noise])
+    extended, params = extend_t5(config, params, rows=rows, first=tokenizer.vocab_size)
+    pretrained.save(pathlib.Path(directory), extended, params=params)
+    with_tokens(tokenizer, vocabulary(table)).save(pathlib.Path(directory))
+
+
+def extend_t5(
+    config: T5Config, params: dict, *, rows: Float[np.ndarray, "M D"], first: int
+) -> tuple[T5Config, dict]:
+    """A T5 whose embedding (and head, where it is not tied) holds `rows` from id `first` on, and ends with them.
+
+    T5 checkpoints pad their embedding beyond the tokenizer's last id. New tokens take the ids right behind that one, so
+    unused padding rows are replaced first.
+    """
+
+    def extended(embedding) -> Float[np.ndarray, "V D"]:
+        return np.concatenate([np.asarray(embedding, np.float32)[:first], rows])
+
+    tables = ("shared",) if config.tie_word_embeddings else ("shared", "lm_head")
+    params = params | {name: {"embedding": extended(params[name]["embedding"])} for name in tables}
+    return dataclasses.replace(config, vocab_size=first + len(rows)), params
+
+
+def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
+    """A copy of the tokenizer that knows each of the tokens as one piece; their ids follow its last id in order.
+
+    Raises:
+      UserError: it knows one of them already.
+    """
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    known = next((name for name in tokens if backend.token_to_id(name) is not None), None)
+    if known:
+        raise UserError(f"export: the tokenizer already has the token {known}; start from one without codes")
+    backend.add_tokens([tokenizers.AddedToken(name, normalized=False) for name in tokens])
+    return Tokenizer(backend)
+
+
+def _counters(table: IdTable) -> int:
+    return int(table.counter.max(initial=0)) + 1
