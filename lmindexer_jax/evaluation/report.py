@@ -38,6 +38,8 @@ def write_report(
 ) -> pathlib.Path:
     """Write `report.html` into a workdir, from its plan.json, metrics.jsonl and summary.json as far as they exist.
 
+    Findings are rows of metrics.jsonl (`"event": "finding"`) and those that summary.json lists as `findings`.
+
     Args:
       workdir: of the run.
       codes: of all documents.
@@ -58,8 +60,8 @@ def write_report(
         "plan": read_json(workdir / "plan.json"),
         "summary": summary,
         "curves": curves(row for row in rows if "event" not in row),
-        "health": events,
-        "findings": [finding for row in (*events, summary) for finding in row.get("findings", [])],
+        "health": [row for row in events if row["event"] != "finding"],
+        "findings": [row for row in events if row["event"] == "finding"] + summary.get("findings", []),
         "sizes": [np.sort(np.bincount(column))[::-1].tolist() for column in codes.T],
         "tree": tree(codes, ids=ids, text=text, paths=paths),
     }

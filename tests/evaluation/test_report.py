@@ -34,7 +34,7 @@ def fill(workdir):
             ]
             rows.append({"event": "stage", "stage": name, "position": position, "nats": 5.0, "shuffled_nats": float("nan")})
     finding = {"mode": "prefix drift", "stage": "table", "evidence": "codes <moved>", "remedy": "hold them"}
-    rows[-1]["findings"] = [finding | {"mode": "posterior collapse"}]
+    rows.append({"event": "finding", **finding, "mode": "posterior collapse"})
     labels = [np.array([i % 4 for i in range(120)]), np.array([i % 12 for i in range(120)])]
     ami = agreement_by_depth(CODES, labels)
     summary = {
