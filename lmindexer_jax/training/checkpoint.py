@@ -17,10 +17,7 @@ import json
 import math
 import os
 import pathlib
-import re
 import shutil
-import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -28,14 +25,12 @@ import jax
 import numpy as np
 
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.training import manifest
+from lmindexer_jax.training.manifest import DamagedCheckpoint
+from lmindexer_jax.training.optim import nest, paths
 
-MANIFEST = "manifest.json"
-FORMAT = 1
 SHOWN_DIFFERENCES = 3
-
-
-class DamagedCheckpoint(UserError):
-    """A checkpoint that cannot be read: cut short, changed since it was written, or not one of ours."""
+ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 
 
 class Checkpoints:
@@ -44,8 +39,8 @@ class Checkpoints:
     Saving goes on in the background while training continues; `save`, `wait` and `close` raise what went wrong there.
 
         with Checkpoints("runs/mine/checkpoints") as checkpoints:
-            found = checkpoints.restore_latest(state)
             checkpoints.save(step, state, meta={"stage": "warm-up"})
+            state, meta = checkpoints.restore(checkpoints.steps()[-1], state)
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
@@ -63,12 +58,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps with a complete checkpoint, ascending."""
-        manifests = self.directory.glob(f"*/{MANIFEST}")
-        return sorted(int(path.parent.name) for path in manifests if path.parent.name.isdigit())
-
-    def latest(self) -> int | None:
-        """The newest complete step, or None."""
-        return max(self.steps(), default=None)
+        complete = self.directory.glob(f"*/{manifest.NAME}")
+        return sorted(int(path.parent.name) for path in complete if path.parent.name.isdigit())
 
     def save(self, step: int, state: Any, *, meta: dict) -> None:
         """Saves a state; returns once it is copied, so that its buffers may be donated to the next step.
@@ -110,7 +101,7 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict:
         """The `meta` saved with a step, without reading its arrays."""
-        return _read_manifest(self._folder(step))["meta"]
+        return manifest.read(self._folder(step))["meta"]
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict]:
         """The state and meta of one step.
@@ -125,27 +116,7 @@ class Checkpoints:
           UserError: the saved tree has other paths, shapes or types than `like`.
         """
         folder = self._folder(step)
-        return _read_like(folder, like), _read_manifest(folder)["meta"]
-
-    def restore_latest(
-        self, like: Any, *, warn: Callable[[str], Any] = warnings.warn
-    ) -> tuple[int, Any, dict] | None:
-        """Step, state and meta of the newest checkpoint that is whole, or None where there is none at all.
-
-        A damaged checkpoint is told through `warn`, left where it is, and the one before it is taken.
-
-        Raises:
-          UserError: every checkpoint is damaged, or one does not fit `like`: never a silent start from nothing.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
-            try:
-                return step, *self.restore(step, like)
-            except DamagedCheckpoint as damage:
-                warn(f"{damage}; trying the checkpoint before it")
-        if steps:
-            raise UserError(f"{self.directory}: no checkpoint can be read; move this folder away to start afresh")
-        return None
+        return _read_like(folder, like), manifest.read(folder)["meta"]
 
     def _folder(self, step: int) -> pathlib.Path:
         return self.directory / f"{step:08d}"
@@ -155,7 +126,7 @@ class Checkpoints:
         kept = {saved, *self.steps()[-self.keep :]}
         for folder in self.directory.iterdir():
             if folder.name.isdigit() and int(folder.name) not in kept:
-                (folder / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed folder is no checkpoint
+                (folder / manifest.NAME).unlink(missing_ok=True)  # first, so that a half-removed folder is no checkpoint
                 shutil.rmtree(folder)
 
 
@@ -168,81 +139,73 @@ def save_tree(directory: str | os.PathLike, tree: Any) -> None:
     _begin_save(pathlib.Path(directory).absolute(), tree, {})()
 
 
-def load_tree(directory: str | os.PathLike, like: Any = None, *, paths: str = ".*") -> Any:
-    """Loads a tree written by `save_tree`, or the arrays of one checkpoint.
-
-    Args:
-      directory: the folder with the manifest.
-      like: the wanted tree, as in `Checkpoints.restore`; without it, nested dictionaries of host arrays.
-      paths: with no `like`, only the leaves whose path "a/b/c" this regular expression matches in full are read.
+def load_tree(directory: str | os.PathLike) -> dict:
+    """The tree that `save_tree` wrote, as nested dictionaries of host arrays.
 
     Raises:
       DamagedCheckpoint: nothing there, or the files are not what was written.
-      UserError: the saved tree has other paths, shapes or types than `like`.
     """
     folder = pathlib.Path(directory).absolute()
-    if like is not None:
-        return _read_like(folder, like)
-    manifest = _read_manifest(folder)
-    wanted = {
-        path: jax.ShapeDtypeStruct(leaf["shape"], leaf["dtype"])
-        for path, leaf in manifest["tree"].items()
-        if re.fullmatch(paths, path)
-    }
-    return _nest(_read_leaves(folder, manifest, wanted))
+    content = manifest.read(folder)
+    wanted = {path: jax.ShapeDtypeStruct(leaf["shape"], leaf["dtype"]) for path, leaf in content["tree"].items()}
+    return nest(_read_leaves(folder, content, wanted))
 
 
 def _begin_save(folder: pathlib.Path, tree: Any, meta: dict) -> Callable[[], None]:
     """Copies the arrays and starts writing; the returned function ends it and makes it the folder's content."""
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = _orbax()
     leaves = _leaves(tree)
-    content = {
-        "format": FORMAT,
-        "meta": json.loads(json.dumps(meta)),  # a copy: the caller may go on changing his
-        "tree": {path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in leaves.items()},
-    }
-    data = folder / f"data-{1 + _data_number(folder)}"
+    # Through JSON, so that the caller may go on changing his dictionary.
+    content = {"tree": _shapes(leaves), "meta": json.loads(json.dumps(meta))}
+    used = [int(path.name[5:]) for path in folder.glob("data-*") if path.name[5:].isdigit()]
+    data = f"data-{1 + max(used, default=0)}"
     folder.mkdir(parents=True, exist_ok=True)
-    writing = ocp.save_async(data, leaves, overwrite=True)
+    writing = ocp.save_async(folder / data, leaves)
 
     def finish() -> None:
         try:
             writing.result()
             if jax.process_index() == 0:
-                content["data"] = data.name
-                content["files"] = {
-                    str(path.relative_to(folder)): [path.stat().st_size, _checksum(path)]
-                    for path in sorted(data.rglob("*"))
-                    if path.is_file()
-                }
-                _write_manifest(folder, content)
-        finally:
-            if jax.process_index() == 0:
-                _sweep(folder)
+                manifest.write(folder, content, data=data)
+        except (OSError, ValueError) as failure:
+            _remove_data(folder, lambda name: name == data)
+            # TensorStore tells of a full disk by a ValueError.
+            raise OSError(f"{folder}: the checkpoint could not be written: {failure}") from failure
+        _remove_data(folder, lambda name: name != data)
 
     return finish
 
 
+def _remove_data(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
+    """Removes the chosen data folders, with the temporary ones that Orbax names after them."""
+    if jax.process_index() == 0:
+        for path in folder.glob("data-*"):
+            if chosen(path.name.partition(".")[0]):
+                shutil.rmtree(path)
+
+
+def _orbax() -> Any:
+    """Orbax, imported at its first use, and quiet: what it logs by the page it also raises."""
+    from absl import logging
+    from orbax.checkpoint import v1
+
+    logging.set_verbosity(logging.FATAL)
+    return v1
+
+
 def _read_like(folder: pathlib.Path, like: Any) -> Any:
-    manifest = _read_manifest(folder)
+    content = manifest.read(folder)
     wanted = _leaves(like)
-    _check_same(folder, manifest["tree"], wanted)
-    read = _read_leaves(folder, manifest, wanted)
+    _check_same(folder, content["tree"], _shapes(wanted))
+    read = _read_leaves(folder, content, wanted)
     return jax.tree.unflatten(jax.tree.structure(like), [read[path] for path in wanted])
 
 
-def _read_leaves(folder: pathlib.Path, manifest: dict, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Checks the files, then reads the wanted leaves; the others are not touched."""
-    from orbax.checkpoint import v1 as ocp
-
-    for name, (size, checksum) in manifest["files"].items():
-        _check_file(folder, name, size, checksum)
-    if not wanted:
-        return {}
-    abstract = {path: _abstract(wanted[path]) if path in wanted else ocp.PLACEHOLDER for path in manifest["tree"]}
-    read = ocp.load(folder / manifest["data"], abstract)
-    return {path: read[path] for path in wanted}
+def _read_leaves(folder: pathlib.Path, content: dict, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Checks every file, then reads the arrays."""
+    ocp = _orbax()
+    manifest.check_files(folder, content)
+    return ocp.load(folder / content["data"], {path: _abstract(leaf) for path, leaf in wanted.items()})
 
 
 def _abstract(leaf: Any) -> Any:
@@ -254,114 +217,38 @@ def _abstract(leaf: Any) -> Any:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """The leaves by their path "a/b/c"; what a path cannot name twice, a dictionary cannot lose."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-    if len(leaves) != len(flat):
+    """The leaves by their path "a/b/c".
+
+    Raises:
+      ValueError: a leaf that cannot be saved, or that its path does not name.
+    """
+    leaves = paths(tree)
+    if len(leaves) != len(jax.tree.leaves(tree)):
         raise ValueError("two leaves of the tree have the same path")
     for path, leaf in leaves.items():
-        if not hasattr(leaf, "dtype") or math.prod(leaf.shape) == 0:
+        if not isinstance(leaf, ARRAYS) or math.prod(leaf.shape) == 0:
             raise ValueError(f"{path}: a checkpoint holds arrays of at least one element, not {leaf!r}")
     return leaves
 
 
-def _nest(leaves: dict[str, Any]) -> dict:
-    tree: dict = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
+def _shapes(leaves: dict[str, Any]) -> dict[str, dict]:
+    return {path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in leaves.items()}
 
 
-def _check_same(folder: pathlib.Path, saved: dict[str, dict], wanted: dict[str, Any]) -> None:
+def _check_same(folder: pathlib.Path, saved: dict[str, dict], wanted: dict[str, dict]) -> None:
     """Raises UserError with the first few differences between the saved tree and the wanted one."""
 
     def show(leaf):
         return f"{leaf['dtype']}{leaf['shape']}" if leaf else "nothing"
 
-    want = {path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in wanted.items()}
     differences = [
-        f"{path}: saved {show(saved.get(path))}, wanted {show(want.get(path))}"
-        for path in dict.fromkeys([*want, *saved])
-        if saved.get(path) != want.get(path)
+        f"{path}: saved {show(saved.get(path))}, wanted {show(wanted.get(path))}"
+        for path in dict.fromkeys([*wanted, *saved])
+        if saved.get(path) != wanted.get(path)
     ]
     if differences:
         more = len(differences) - SHOWN_DIFFERENCES
         text = "; ".join(differences[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
         raise UserError(
-            f"{folder}: the checkpoint does not fit this config ({text}); use the config it was made with, or another workdir"
+            f"{folder}: the checkpoint does not fit ({text}); use the config it was made with, or another workdir"
         )
-
-
-def _write_manifest(folder: pathlib.Path, content: dict) -> None:
-    fresh = folder / f"{MANIFEST}.new"
-    with open(fresh, "w") as file:
-        json.dump({"checksum": _checksum_of(content), "content": content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, folder / MANIFEST)
-
-
-def _read_manifest(folder: pathlib.Path) -> dict:
-    path = folder / MANIFEST
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{folder}: no checkpoint here ({MANIFEST} is missing)") from None
-    except ValueError:
-        raise DamagedCheckpoint(f"{path}: the checkpoint is damaged (its manifest is no JSON)") from None
-    if not isinstance(document, dict) or document.keys() != {"checksum", "content"}:
-        raise DamagedCheckpoint(f"{path}: not a checkpoint of this library")
-    content = document["content"]
-    if _checksum_of(content) != document["checksum"]:
-        raise DamagedCheckpoint(f"{path}: the checkpoint is damaged (its manifest has changed)")
-    if content["format"] != FORMAT:
-        raise UserError(f"{path}: checkpoint format {content['format']}, this version reads format {FORMAT}")
-    return content
-
-
-def _check_file(folder: pathlib.Path, name: str, size: int, checksum: int) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise DamagedCheckpoint(f"{folder}: the checkpoint is damaged ({name} is missing)")
-    if path.stat().st_size != size:
-        raise DamagedCheckpoint(
-            f"{folder}: the checkpoint is damaged ({name} has {path.stat().st_size} bytes instead of {size})"
-        )
-    if _checksum(path) != checksum:
-        raise DamagedCheckpoint(f"{folder}: the checkpoint is damaged ({name} has changed since it was written)")
-
-
-def _data_number(folder: pathlib.Path) -> int:
-    """The number of the data folder in use, 0 where there is none that the manifest can name."""
-    if not (folder / MANIFEST).exists():
-        return 0
-    try:
-        return int(_read_manifest(folder)["data"].removeprefix("data-"))
-    except DamagedCheckpoint:
-        return max((int(path.name[5:]) for path in folder.glob("data-*") if path.name[5:].isdigit()), default=0)
-
-
-def _sweep(folder: pathlib.Path) -> None:
-    """Removes what the manifest does not name: older data, or what a failed or killed save left."""
-    named = {MANIFEST}
-    if (folder / MANIFEST).exists():
-        named.add(_read_manifest(folder)["data"])
-    for path in folder.iterdir():
-        if path.name not in named:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _checksum(path: pathlib.Path) -> int:
-    value = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
-
-
-def _checksum_of(content: dict) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
