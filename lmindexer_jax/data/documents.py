@@ -88,7 +88,7 @@ def read_documents(config: CorpusConfig) -> Iterator[Document | Dropped]:
     if missing and present:
         raise UserError(
             f"{_label(config)}: no record has the field {' or '.join(map(repr, sorted(missing)))} that corpus.template or "
-            f"corpus.path_field names; the first record has {', '.join(present)}"
+            f"corpus.path_field names; the first record has {', '.join(map(repr, present))}"
         )
 
 
@@ -113,7 +113,7 @@ def template_fields(template: str) -> tuple[str, ...]:
         plain = all(part[2] in ("", None) and part[3] is None for part in string.Formatter().parse(template))
     except ValueError as error:
         raise UserError(f"corpus.template {template!r}: {error}; write fields as {{name}}") from error
-    if not names or not plain or not all(names) or any(set(name) & set(".[]") for name in names):
+    if not names or not plain or any(not name or name.isdigit() or set(name) & set(".[]") for name in names):
         raise UserError(f"corpus.template {template!r}: name at least one field, each as {{name}} and nothing else in braces")
     return tuple(names)
 
@@ -176,15 +176,16 @@ def _identifier(value: object, *, number: int | None) -> str:
     return value
 
 
-def _as_text(value: object, field: str) -> str:
+def _as_text(value: object, field: str, *, levels: int = 2) -> str:
+    """One field as text; lists may hold lists, as some catalogues write several category paths, but no more."""
     if value is None:
         return ""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, list):
-        return ", ".join(filter(None, (_as_text(part, field) for part in value)))
+    if isinstance(value, list) and levels:
+        return ", ".join(filter(None, (_as_text(part, field, levels=levels - 1) for part in value)))
     raise _Unfit(Reason.WRONG_TYPE, f"field {field!r} holds a {type(value).__name__}")
 
 

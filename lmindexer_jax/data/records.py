@@ -27,7 +27,7 @@ _REMEDIES = {
     Reason.BAD_UTF8: "save the file as UTF-8",
     Reason.INVALID_JSON: "write one JSON object per line",
     Reason.INVALID_CSV: "quote the field and keep to the header's columns",
-    Reason.WRONG_TYPE: "use strings, numbers or flat lists of them",
+    Reason.WRONG_TYPE: "use strings, numbers or lists of them",
     Reason.MISSING_ID: "give each record an id, name the field by corpus.id_field, or set it to '' to number the records",
     Reason.DUPLICATE_ID: "make the ids unique",
     Reason.EMPTY_TEXT: "fill the fields that corpus.template names",

@@ -50,15 +50,13 @@ class AmazonReviews(tfds.core.GeneratorBasedBuilder):
         metadata, reviews = manual_files(config, dl_manager.manual_dir)
         histories = read_histories(reviews)
         if config.endswith(_SEQUENCES):
-            return {
-                "train": _sequences(histories, end=-2),
-                "validation": _sequences(histories, end=-1),
-                "test": _sequences(histories, end=None),
-            }
-        return {"train": enumerate(read_items(metadata, {item for items in histories.values() for item in items}))}
+            ends = {"train": -2, "validation": -1, "test": None}
+            return {split: self._generate_examples(_sequences(histories, end=end)) for split, end in ends.items()}
+        wanted = {item for items in histories.values() for item in items}
+        return {"train": self._generate_examples(read_items(metadata, wanted))}
 
-    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
-        raise NotImplementedError  # the splits bring their own generators; TFDS wants the name all the same
+    def _generate_examples(self, records: Iterator[dict]) -> Iterator[tuple[int, dict]]:
+        yield from enumerate(records)
 
 
 def manual_files(config: str, folder: Path) -> tuple[Path, Path]:
@@ -128,10 +126,10 @@ def read_histories(reviews: Path) -> dict[str, list[str]]:
     }
 
 
-def _sequences(histories: dict[str, list[str]], *, end: int | None) -> Iterator[tuple[int, dict]]:
-    long_enough = ((user, items) for user, items in histories.items() if len(items) >= _FEWEST)
-    for number, (user, items) in enumerate(long_enough):
-        yield number, {"user": user, "items": items[:end]}
+def _sequences(histories: dict[str, list[str]], *, end: int | None) -> Iterator[dict]:
+    for user, items in histories.items():
+        if len(items) >= _FEWEST:
+            yield {"user": user, "items": items[:end]}
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
