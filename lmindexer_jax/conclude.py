@@ -53,7 +53,7 @@ def write_table(config: Config, prepared: Prepared, run: Run) -> id_table.IdTabl
         model_hash=Assigners(run.workdir / "assigners").model_hash(positions),
         codebook_sizes=tuple(config.indexer.codebook_sizes),
     )
-    table = id_table.build(prepared.corpus.ids().combine_chunks(), prepared.inputs.codes, manifest)
+    table = id_table.build(prepared.corpus.ids().to_pylist(), prepared.inputs.codes, manifest)
     table.save(run.workdir / "ids")
     return table
 

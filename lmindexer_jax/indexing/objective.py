@@ -46,6 +46,7 @@ def start_memory(params: Params, stage: Stage) -> dict[str, Array]:
     memory = {}
     if stage.kind == StageKind.QUANTISED:
         quantiser, rows = stage.settings.quantiser, codebook(params, stage.position)
+        memory["counts"] = jnp.zeros(rows.shape[0])
         if quantiser.choice == Choice.BALANCED:
             memory["queue"] = jnp.zeros((quantiser.queue_batches * stage.settings.batch_size, rows.shape[1]))
         if quantiser.update == CodebookUpdate.EMA:
@@ -91,8 +92,10 @@ def make_objective(functions: IndexerFunctions, stage: Stage, recipe: RecipeConf
         replaced = {}
         if quantised:
             terms["quantisation"] = losses.mean((chosen.commitment, batch["present"]))
-            metrics = code_metrics(chosen, rows.shape[0])
             memory = dict(memory)
+            # Over about the last epoch: a batch alone is too small to judge a codebook.
+            memory["counts"] = memory["counts"] * (1 - min(1.0, stage.epochs / stage.steps)) + code_counts(chosen)
+            metrics = code_metrics(memory["counts"])
             if "queue" in memory:
                 memory["queue"] = push(memory["queue"], vector)
             if "total" in memory:
@@ -198,7 +201,14 @@ def commitment_loss(params: Params, outputs: Float[Array, "B P+1 D"], batch: Bat
     return losses.commitment(scores, batch["codes"], batch["present"])
 
 
-def code_metrics(chosen: Quantised, size: int) -> dict[str, Float[Array, " K"]]:
-    """Documents of the batch per code."""
-    nearest = jnp.argmax(chosen.scores, axis=-1)  # what assignment would choose, also where training balances
-    return {"code_counts": jnp.bincount(nearest, length=size)}
+def code_counts(chosen: Quantised) -> Float[Array, " K"]:
+    """Documents of the batch per nearest code: what assignment would choose, also where training balances."""
+    nearest = jnp.argmax(chosen.scores, axis=-1)
+    return jnp.bincount(nearest, length=chosen.scores.shape[1]).astype(jnp.float32)
+
+
+def code_metrics(counts: Float[Array, " K"]) -> dict[str, Float[Array, ""]]:
+    """Perplexity and used share of a codebook from counts per code."""
+    shares = counts / counts.sum()
+    entropy = -jnp.sum(shares * jnp.log(jnp.maximum(shares, 1e-12)))
+    return {"perplexity": jnp.exp(entropy), "usage": jnp.mean(counts > 0)}

@@ -5,6 +5,7 @@ stands after. Whatever a stage needs besides is a function of that and the seed,
 again ends with the same bits as one that was left alone.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -87,33 +88,47 @@ def walk(run: Run) -> Params:
     Returns:
       the parameters after the last stage.
     """
-    checkpoints = Checkpoints(run.workdir / "checkpoints")
     assigners = Assigners(run.workdir / "assigners")
-    first, state, iterator = restore(run, checkpoints, assigners)
-    journal = Journal(run.workdir, resume_at=run.number(first, 0 if state is None else int(state.step)))
-    for number in range(first, len(run.stages)):
-        stage = run.stages[number]
-        started = time.monotonic()
-        row = {"stage": stage.name, "kind": str(stage.kind), "position": stage.position + 1}
-        drift = ()
-        if stage.kind.trains:
-            run.params = train_stage(run, number, state, iterator, checkpoints=checkpoints, journal=journal)
-        elif stage.kind == StageKind.CLUSTER:
-            run.params = cluster(run, stage)
-        else:
-            drift = assign(run, stage, assigners)
-        state = iterator = None
-        codes = run.inputs.codes if stage.kind == StageKind.ASSIGN else None
-        seen = run.observe(Moment(stage, run.params, stage.steps, True, codes, drift))
-        run.spent[stage.name] = run.spent.get(stage.name, 0.0) + time.monotonic() - started
-        at = run.number(number + 1)
-        for finding in seen.pop("findings", []):
-            journal.write(at, {"event": "finding", **finding})
-        journal.write(at, {"event": "stage", **row, "seconds": run.spent[stage.name], **seen})
-        save(run, checkpoints, number + 1, resting(run), iterator=None)
-    journal.close()
-    checkpoints.close()
+    with contextlib.ExitStack() as open_files:
+        checkpoints = open_files.enter_context(Checkpoints(run.workdir / "checkpoints"))
+        first, state, iterator = restore(run, checkpoints, assigners)
+        journal = Journal(run.workdir, resume_at=run.number(first, 0 if state is None else int(state.step)))
+        open_files.callback(journal.close)
+        for number in range(first, len(run.stages)):
+            do_stage(run, number, state, iterator, checkpoints=checkpoints, journal=journal, assigners=assigners)
+            state = iterator = None
+            save(run, checkpoints, number + 1, resting(run), iterator=None)
     return run.params
+
+
+def do_stage(
+    run: Run,
+    number: int,
+    state: State | None,
+    iterator: dict | None,
+    *,
+    checkpoints: Checkpoints,
+    journal: Journal,
+    assigners: Assigners,
+) -> None:
+    """One stage from its beginning, or on from `state`, and what the observer makes of its end."""
+    stage = run.stages[number]
+    started = time.monotonic()
+    drift = ()
+    if stage.kind.trains:
+        run.params = train_stage(run, number, state, iterator, checkpoints=checkpoints, journal=journal)
+    elif stage.kind == StageKind.CLUSTER:
+        run.params = cluster(run, stage)
+    else:
+        drift = assign(run, stage, assigners)
+    codes = run.inputs.codes if stage.kind == StageKind.ASSIGN else None
+    seen = run.observe(Moment(stage, run.params, stage.steps, True, codes, drift))
+    run.spent[stage.name] = run.spent.get(stage.name, 0.0) + time.monotonic() - started
+    at = run.number(number + 1)
+    for finding in seen.pop("findings", []):
+        journal.write(at, {"event": "finding", **finding})
+    row = {"stage": stage.name, "kind": str(stage.kind), "position": stage.position + 1}
+    journal.write(at, {"event": "stage", **row, "seconds": run.spent[stage.name], **seen})
 
 
 def tree(run: Run, state: State) -> dict[str, Any]:
@@ -223,7 +238,6 @@ def train_stage(
     source = batches(run, stage, iterator)
     per_epoch = steps_per_epoch(len(run.inputs), stage.settings.batch_size)
     saved = [time.monotonic()]
-    counts = None
     row = {"stage": stage.name, "kind": str(stage.kind), "position": stage.position + 1, "steps": stage.steps}
 
     with run.console.progress(stage.name, total=stage.steps, start=begin) as progress:
@@ -237,16 +251,7 @@ def train_stage(
                 saved[0] = time.monotonic()
 
         def record(taken: int, metrics: dict) -> None:
-            nonlocal counts
-            metrics = jax.device_get(metrics)
-            batch_counts = metrics.pop("code_counts", None)
-            values = {name: float(value) for name, value in metrics.items()}
-            if batch_counts is not None:
-                # Over the last epoch's worth of steps, by decay: a batch alone is too small to judge a codebook.
-                counts = batch_counts if counts is None else counts * (1 - 1 / per_epoch) + batch_counts
-                shares = counts[counts > 0] / counts.sum()
-                values["perplexity"] = float(np.exp(-(shares * np.log(shares)).sum()))
-                values["usage"] = float((counts > 0).mean())
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             journal.write(run.number(number, taken), {**row, "step": taken, **values})
             shown = {name: values[name] for name in ("loss", "perplexity") if name in values}
             progress.advance(1, **shown)

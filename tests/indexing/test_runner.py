@@ -96,7 +96,7 @@ def test_a_finished_run_is_not_run_again(finished):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_anywhere_and_started_again_ends_alike(finished, home, seed):
     name, config, workdir = finished
     config = getattr(runs, name)(home / "corpus.jsonl", home / "cache")
@@ -106,11 +106,11 @@ def test_killed_anywhere_and_started_again_ends_alike(finished, home, seed):
     deaths = 0
     while True:
         try:
-            execute(config, other, console=Mortal(rng.randint(5, 40)))
+            execute(config, other, console=Mortal(rng.randint(4, 30)))
             break
         except Killed:
             deaths += 1
-    assert deaths >= 3
+    assert deaths >= 2
     one, two = id_table.load(workdir / "ids"), id_table.load(other / "ids")
     np.testing.assert_array_equal(one.codes, two.codes)
     assert one.manifest.model_hash == two.manifest.model_hash, "parameters are the same to the bit"

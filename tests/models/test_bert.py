@@ -101,11 +101,11 @@ def test_a_row_is_the_same_bits_beside_any_rows():
 
 
 def test_dropout_is_off_when_deterministic_and_a_function_of_the_key_when_on():
+    @jax.jit
     def run(seed):
         rngs = {"dropout": jax.random.key(seed)}
         return BertEncoder(CONFIG).apply(parameters(), TOKENS, MASK, deterministic=False, rngs=rngs)[0]
 
-    run = jax.jit(run)
     plain = forward()(parameters(), TOKENS, MASK)[0]
     np.testing.assert_array_equal(run(0), run(0))
     assert relative_error(run(0), run(1)) > 0.05

@@ -81,7 +81,11 @@ def test_the_head_is_untied_by_either_entry_and_the_decoder_is_as_deep_as_the_en
 
 
 def test_every_parameter_has_one_rule():
-    for config in (*presets.PRESETS.values(), T5Config(feed_forward=FeedForwardKind.GATED_GELU)):
+    uneven = T5Config(num_layers=1, num_decoder_layers=3)
+    gated = T5Config(
+        num_layers=2, num_decoder_layers=1, feed_forward=FeedForwardKind.GATED_GELU, tie_word_embeddings=False
+    )
+    for config in (uneven, gated, BertConfig(num_hidden_layers=2)):
         paths = list(pretrained._names(config).values())
         assert len(set(paths)) == len(paths)
         assert set(paths) == set(pretrained._shapes(config))

@@ -1,0 +1,94 @@
+"""The two recipes that configs start from: the project's own, and the published one.
+
+Where `ours` differs from `published` and why:
+
+- the encoder is frozen and its states are kept on disk: an epoch costs a small decoder and nothing else;
+- a document's vector starts as the encoder's pooled embedding, from position 2 on less its prefix' mean, so a later
+  code cannot repeat an earlier one;
+- the reconstructor sees codes alone: what it learns to say, the codes must hold;
+- position 1 minimises the expected loss over all codes, so no straight-through estimate is needed;
+- codes of positions >= 2 are chosen in training by Sinkhorn over the batch and a queue, or they collapse;
+- vectors are compared by cosine, and k-means clusters by what assigns.
+"""
+
+from lmindexer_jax.config import Config
+from lmindexer_jax.indexing.recipe import (
+    ContrastConfig,
+    ContrastSimilarity,
+    PositionConfig,
+    Rates,
+    RecipeConfig,
+    SecondQuery,
+)
+from lmindexer_jax.models.indexer import IndexerConfig
+from lmindexer_jax.models.quantiser import Choice, Estimator, QuantiserConfig, Similarity
+from lmindexer_jax.models.reconstructor import Head, ReconstructorConfig, ReconstructorKind
+
+PUBLISHED_EPOCHS = 30.0
+
+
+def ours(variant: str = "") -> Config:
+    """The project's recipe for any corpus; "tiny" shrinks it to a look at the whole way."""
+    first = PositionConfig(
+        continuous_epochs=2,
+        quantised_epochs=4,
+        rates=Rates(decoder=1.0, codebook=1.0),
+        quantiser=QuantiserConfig(estimator=Estimator.MARGINAL, temperature=0.05, commitment=0.0, codebook=0.0),
+    )
+    later = PositionConfig(
+        continuous_epochs=1,
+        quantised_epochs=2,
+        rates=Rates(decoder=0.3, codebook=0.1),
+        quantiser=QuantiserConfig(choice=Choice.BALANCED, temperature=0.05, commitment=0.25, codebook=1.0),
+        commitment=0.1,
+    )
+    config = Config(recipe=RecipeConfig(first=first, later=later, distinct_last=True))
+    return shrink(config) if variant == "tiny" else config
+
+
+def published(variant: str = "") -> Config:
+    """The published recipe, every deviation taken back; "tiny" shrinks it."""
+    everything = Rates(language_model=1.0, decoder=1.0, reconstructor=1.0, codebook=1.0, earlier_codebooks=1.0)
+    quantiser = QuantiserConfig(estimator=Estimator.SOFT, similarity=Similarity.INNER, commitment=0.0, codebook=0.0)
+
+    def position(batch_size: int, quantised_rate: float, hidden: float) -> PositionConfig:
+        return PositionConfig(
+            continuous_epochs=PUBLISHED_EPOCHS,
+            quantised_epochs=PUBLISHED_EPOCHS,
+            batch_size=batch_size,
+            quantised_rate=quantised_rate,
+            hidden=hidden,
+            token_dropout=0.0,
+            rates=everything,
+            quantiser=quantiser,
+            contrast=ContrastConfig(weight=1.0, similarity=ContrastSimilarity.INNER, temperature=1.0, neighbours=4),
+        )
+
+    config = Config(
+        indexer=IndexerConfig(
+            codebook_sizes=(512, 512),
+            pooled_weight=0.0,
+            reconstructor=ReconstructorConfig(kind=ReconstructorKind.HINTED, head=Head.TIED),
+        ),
+        recipe=RecipeConfig(
+            warm_up_epochs=PUBLISHED_EPOCHS,
+            first=position(128, 2e-3, 0.5),
+            later=position(32, 1e-3, 0.7),
+            second_query=SecondQuery.CONTINUOUS,
+        ),
+    )
+    return shrink(config) if variant == "tiny" else config
+
+
+def shrink(config: Config) -> Config:
+    """A small model from scratch, few documents, one epoch a stage: minutes on any machine."""
+    config.language_model.name = "tiny"
+    config.language_model.vocabulary = 1024
+    config.language_model.max_length = 32
+    config.corpus.max_documents = 400
+    config.indexer.codebook_sizes = (16,) * len(config.indexer.codebook_sizes)
+    config.recipe.warm_up_epochs = min(1.0, config.recipe.warm_up_epochs)
+    for position in (config.recipe.first, config.recipe.later):
+        position.continuous_epochs = position.quantised_epochs = 1.0
+        position.batch_size = 32
+    return config

@@ -1,0 +1,52 @@
+"""Every shipped config loads, can be planned, and is refused when it makes no sense."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from lmindexer_jax.config import Config
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing.recipe import StageKind, plan
+from lmindexer_jax.models.quantiser import Estimator
+from lmindexer_jax.prepare import check
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").rglob("*.py"))
+
+
+def load(path: pathlib.Path, variant: str) -> Config:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+@pytest.mark.parametrize("variant", ["", "tiny"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_config_can_be_planned(path, variant):
+    config = load(path, variant)
+    check(config)
+    positions = len(config.indexer.codebook_sizes)
+    stages = plan(config.recipe, positions=positions, documents=1000, reconstructor=config.indexer.reconstructor.kind)
+    assert [stage.position for stage in stages if stage.kind == StageKind.ASSIGN] == list(range(positions))
+    assert all(stage.steps > 0 for stage in stages if stage.kind.trains)
+    assert len({stage.name for stage in stages}) == len(stages)
+
+
+def test_the_published_order_of_stages():
+    config = load(next(path for path in CONFIGS if path.stem == "published"), "")
+    stages = plan(config.recipe, positions=2, documents=1000, reconstructor=config.indexer.reconstructor.kind)
+    kinds = [(stage.position, stage.kind) for stage in stages]
+    each = [StageKind.CONTINUOUS, StageKind.CLUSTER, StageKind.QUANTISED, StageKind.ASSIGN]
+    assert kinds == [(0, StageKind.WARM_UP), *((0, kind) for kind in each), *((1, kind) for kind in each)]
+
+
+def test_settings_that_make_no_sense_are_refused():
+    config = Config()
+    config.indexer.codebook_sizes = (1,)
+    with pytest.raises(UserError, match="codebook_sizes"):
+        check(config)
+    config = Config()
+    config.recipe.later.quantiser.estimator = Estimator.MARGINAL
+    with pytest.raises(UserError, match="marginal"):
+        plan(config.recipe, positions=2, documents=10, reconstructor=config.indexer.reconstructor.kind)

@@ -1,0 +1,136 @@
+"""The house rules, read from the source: who may import whom, what belongs in one file alone, and what is not done."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "lmindexer_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
+
+# The floors from the ground up. A file imports from its own floor's room or from floors below.
+FLOORS = {
+    "errors": 0, "console": 0, "files": 0,
+    "data": 1, "models": 1, "training": 1,
+    "indexing": 2,
+    "evaluation": 3,
+    "config": 4,
+    "prepare": 5, "conclude": 5,
+    "run": 6,
+    "main": 7, "index": 7,
+}  # fmt: skip
+
+# What one room or file has to itself.
+ALONE = {
+    r"flax(\.|$)": r"models/.*",
+    r"jax\.sharding(\.|$)": r"training/sharding\.py",
+    r"orbax(\.|$)": r"training/checkpoint\.py",
+    r"tensorflow(\.|$)|torch(\.|$)|pickle(\.|$)": "nowhere",
+}
+
+
+def tree(path):
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(path):
+    """Every module that a file imports, at its top or within a function, with the names taken from it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def attributes(path):
+    """Dotted names used in a file, as `jax.sharding.Mesh`."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
+def room(name):
+    """The part of the house that a file or module belongs to: its folder, or its own name at the top."""
+    return re.split(r"[/.]", name)[0]
+
+
+def arrow_error(importer, imported):
+    """Why `importer` may not import `imported`, both paths below the package; None where it may."""
+    here, there = room(importer), room(imported)
+    if here == there or here == "__init__":
+        return None
+    if FLOORS[there] >= FLOORS[here]:
+        return f"{importer} (floor {FLOORS[here]}) imports {imported} (floor {FLOORS[there]})"
+    return None
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_imports_point_downwards(path):
+    name = str(path.relative_to(PACKAGE))
+    for module in imports(path):
+        if module.startswith("lmindexer_jax."):
+            assert not (error := arrow_error(name, module.removeprefix("lmindexer_jax."))), error
+
+
+def test_the_three_rooms_on_the_ground_do_not_know_each_other():
+    assert len({FLOORS[ground] for ground in ("data", "models", "training")}) == 1
+    assert arrow_error("data/pipeline.py", "models.t5")
+    assert arrow_error("training/steps.py", "data.pipeline")
+    assert arrow_error("indexing/runner.py", "evaluation.report")
+    assert not arrow_error("indexing/runner.py", "training.steps")
+    assert not arrow_error("models/t5.py", "errors.UserError")
+
+
+def test_every_room_has_a_floor():
+    assert {room(name.removesuffix(".py")) for name in NAMES} - {"__init__"} == set(FLOORS)
+
+
+@pytest.mark.parametrize("module", ALONE)
+def test_what_belongs_to_one_room_stays_there(module):
+    allowed = re.compile(ALONE[module])
+    used = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if any(re.match(module, name) for name in [*imports(path), *attributes(path)])
+    }
+    assert not [name for name in used if not allowed.fullmatch(name)]
+    assert used or ALONE[module] == "nowhere", "the rule guards something that is there"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_no_error_is_swallowed(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"line {node.lineno}: a bare except"
+            caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            names = {ast.unparse(name) for name in caught}
+            assert not names & {"Exception", "BaseException"}, f"line {node.lineno}: catch what can happen, by name"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_no_pickled_arrays(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert ast.unparse(node.value) == "False", f"line {node.value.lineno}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_everything_public_says_what_it_is(path):
+    module = tree(path)
+    assert path.name == "__init__.py" or ast.get_docstring(module), "the file"
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+        if isinstance(node, ast.ClassDef):
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                    assert ast.get_docstring(method), f"{node.name}.{method.name}"
