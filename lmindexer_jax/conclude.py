@@ -31,6 +31,8 @@ def conclude(config: Config, prepared: Prepared, run: Run, *, planned: list[Plan
     table = write_table(config, prepared, run)
     export.to_json(table, run.workdir / "ids.json")
     summary = summarise(config, prepared, run, planned=planned)
+    findings = table_findings(summary)
+    summary["findings"] = [dataclasses.asdict(finding) for finding in findings]
     with replacing(run.workdir / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=1))
     write_plan(config, prepared, run, planned=planned, summary=summary)
@@ -38,7 +40,7 @@ def conclude(config: Config, prepared: Prepared, run: Run, *, planned: list[Plan
     report = write_report(
         run.workdir, codes=table.codes, ids=corpus.ids().to_pylist(), text=corpus.text, paths=corpus.path if corpus.depth() else None
     )
-    for finding in table_findings(summary):
+    for finding in findings:
         console.warn(f"{finding.evidence}. Remedy: {finding.remedy}")
     show(summary, console=console)
     console.success(f"IDs in {run.workdir / 'ids'}, report in {report}")

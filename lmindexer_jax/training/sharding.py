@@ -31,7 +31,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
       UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.device_count()
-    data = devices // config.fsdp if config.data == -1 else config.data
+    data = devices // max(config.fsdp, 1) if config.data == -1 else config.data
     if data < 1 or config.fsdp < 1 or data * config.fsdp != devices:
         # jax.make_mesh would take a subset of the devices without a word.
         raise UserError(f"mesh.data={config.data} x mesh.fsdp={config.fsdp} does not make {devices} devices")
