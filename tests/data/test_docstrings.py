@@ -91,7 +91,7 @@ def test_numpy_style():
         "Notes: Kept remark. Done."
     )
     assert found.summary == "Singular Value Decomposition of a."
-    assert found.see_also == ("scipy.linalg.svd", "eig", "det", "pinv")
+    assert found.see_also == ("scipy.linalg.svd", "eig", "det", "numpy.linalg.pinv")
 
 
 def test_google_style():

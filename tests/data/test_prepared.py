@@ -70,13 +70,20 @@ def test_any_tfds_name_is_downloaded_once_and_read(tmp_path, reachable, monkeypa
     assert open_corpus(config(tmp_path)).dropped == {"bad UTF-8": 1}
 
 
-def test_prepared_folders_are_found_newest_version_first(tmp_path, reachable, unreachable, monkeypatch):
-    for version in ("1.9.0", "1.10.0"):
-        builder = SmallNews(version=version, data_dir=tmp_path / "home", file_format="array_record")
-        builder.download_and_prepare()
+def test_prepared_folders_are_found_newest_version_first(tmp_path, unreachable, monkeypatch):
+    for place in ("home/small_news/1.9.0", "home/small_news/1.10.0", "home/small_news/fine/1.0.0"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "dataset_info.json").write_text("{}")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
-    assert prepared.prepare("small_news", tmp_path).name == "1.10.0"
-    assert prepared.prepare("small_news:1.9.0", tmp_path).name == "1.9.0"
+    places = {
+        "small_news": "small_news/1.10.0",
+        "small_news:1.9.0": "small_news/1.9.0",
+        "small_news/fine": "small_news/fine/1.0.0",
+    }
+    for name, place in places.items():
+        assert prepared.prepare(name, tmp_path) == tmp_path / "home" / place
+    with pytest.raises(UserError, match="not prepared"):
+        prepared.prepare("small_news:2.0.0", tmp_path)
 
 
 def test_an_unknown_split_names_those_there_are(tmp_path, reachable):

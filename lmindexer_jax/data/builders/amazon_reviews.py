@@ -76,9 +76,9 @@ def manual_files(config: str, folder: Path) -> tuple[Path, Path]:
 def item_text(record: dict) -> str:
     """The item text as LMIndexer published it: `title: T, description: D, brand: B, price: P, category: C1, C2, ...`.
 
-    A field that the metadata lacks is left out with its name; the category is the first list, root first.
+    A field that the metadata lacks or leaves empty is left out with its name; the category is the first list, root first.
     """
-    parts = [f"{name}: {record[name]}" for name in ("title", "description", "brand", "price") if name in record]
+    parts = [f"{name}: {record[name]}" for name in ("title", "description", "brand", "price") if record.get(name)]
     first = (record.get("categories") or [[]])[0]
     return ", ".join([*parts, *([f"category: {', '.join(first)}"] if first else [])])
 

@@ -15,7 +15,7 @@ _GOOGLE_TITLE = re.compile(
 )
 _DIRECTIVE = re.compile(r"\s*\.\. (?:([\w-]+)::|\[|_|\||$)(.*)")
 _PROSE_DIRECTIVES = {"note", "warning", "important", "tip", "hint", "admonition", "caution", "attention"}
-_ROLE = re.compile(r":(?:[\w+-]+:)+`~?!?(?:([^`<]*?)\s*<[^`]*>|([^`]*))`")
+_ROLE = re.compile(r":(?:[\w+-]+:)+`(?:(?P<title>[^`<]*?)\s*<[~!]?(?P<target>[^`]*)>|[~!]?(?P<plain>[^`]*))`")
 _INLINE = (
     (re.compile(r"\s?\[#?[\w-]*\]_"), ""),  # references to footnotes and citations
     (re.compile(r"\\ "), ""),  # the mark that joins two words
@@ -148,16 +148,32 @@ def _related(lines: list[str]) -> list[str]:
     for line in textwrap.dedent("\n".join(lines)).splitlines():
         if not line.strip() or line[0].isspace() or line.startswith(".."):
             continue
-        marked = _ROLE.findall(line)
-        entry = _ROLE.sub("", line) if marked else line.lstrip("-* ").split(" : ")[0].split(": ")[0].rstrip(":")
-        names += [label if _NAME.fullmatch(label) else target for label, target in marked]
-        names += [] if marked else [part.strip(" `") for part in entry.split(",")]
-    return [name.removesuffix("()") for name in names if _NAME.fullmatch(name.removesuffix("()"))]
+        roles = [_target(match) for match in _ROLE.finditer(line)]
+        entry = re.split(r"\s:\s|:(?:\s|$)", _ROLE.sub(_target, line.lstrip("-* ")))[0]
+        listed = [name for name in map(_bare, entry.split(",")) if name]
+        names += listed or list(filter(None, map(_bare, roles)))  # or a sentence that mentions them
+    return names
+
+
+def _target(match: re.Match) -> str:
+    """What a role such as :func:`title <target>` leads to."""
+    return match["target"] or match["plain"] or ""
+
+
+def _shown(match: re.Match) -> str:
+    """What a role shows to the reader."""
+    return match["title"] or _target(match)
+
+
+def _bare(text: str) -> str:
+    """The name that a list entry consists of; "" if it is anything else."""
+    name = text.strip(" `").removesuffix("()")
+    return name if _NAME.fullmatch(name) else ""
 
 
 def _without_marks(text: str) -> str:
     """Prose on one line, without reStructuredText marks."""
-    text = _ROLE.sub(lambda match: match[1] or match[2] or "", text)
+    text = _ROLE.sub(_shown, text)
     for pattern, replacement in _INLINE:
         text = pattern.sub(replacement, text)
     return " ".join(text.split())

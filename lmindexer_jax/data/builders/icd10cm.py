@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import warnings
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
@@ -50,7 +51,9 @@ class Icd10cm(tfds.core.GeneratorBasedBuilder):
 
 def _walk() -> Iterator[tuple[str, str, list[str]]]:
     """Every document in the order of the classification: code, description, path."""
-    import simple_icd_10_cm as icd
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it reads its files by a function that Python 3.11 deprecated
+        import simple_icd_10_cm as icd
 
     for code in icd.get_all_codes(with_dots=True):
         text = icd.get_description(code)
