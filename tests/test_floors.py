@@ -1,6 +1,7 @@
 """The house rules, read from the source: who may import whom, what belongs in one file alone, and what is not done."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -34,25 +35,28 @@ ALONE = {
 }
 
 
+@functools.cache
 def tree(path):
     return ast.parse(path.read_text(), str(path))
 
 
+@functools.cache
 def imports(path):
     """Every module that a file imports, at its top or within a function, with the names taken from it."""
+    found = []
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
+@functools.cache
 def attributes(path):
     """Dotted names used in a file, as `jax.sharding.Mesh`."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Attribute):
-            yield ast.unparse(node)
+    return [ast.unparse(node) for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)]
 
 
 def room(name):
