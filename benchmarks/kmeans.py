@@ -21,10 +21,11 @@ import jax
 import numpy as np
 from sklearn.cluster import KMeans as SklearnKMeans
 
-from lmindexer_jax.indexing.kmeans import Similarity, kmeans
+from lmindexer_jax.indexing.kmeans import kmeans
+from lmindexer_jax.models.quantiser import Similarity
 
 SIZES = {"beauty": (12_101, 384, 256), "100k": (100_000, 128, 1024)}
-LARGE = (300_000, 64, 51_200)
+LARGE = (150_000, 64, 51_200)
 
 
 def sentence_like(rows: int, width: int) -> np.ndarray:

@@ -1,13 +1,17 @@
 """k-means: quality beside scikit-learn, agreement with assignment, determinism, and its edges."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import kmeans as module
-from lmindexer_jax.indexing.kmeans import Similarity, assign_nearest, kmeans
+from lmindexer_jax.indexing import seeding
+from lmindexer_jax.indexing.kmeans import kmeans
+from lmindexer_jax.indexing.nearest import assign_nearest, nearest
+from lmindexer_jax.models.quantiser import Similarity
 
 
 def mixture(rows: int, width: int, parts: int, seed: int = 0, spread: float = 0.6) -> np.ndarray:
@@ -65,6 +69,7 @@ def test_assignment_is_the_nearest_whatever_the_company(similarity):
     else:
         scores = -np.sum((vectors[:, None] - centres[None]) ** 2, axis=-1)
     np.testing.assert_array_equal(codes, np.argmax(scores, axis=1))
+    assert len(assign_nearest(vectors[:0], centres, similarity)) == 0
     for row in (0, 17, 699):
         assert assign_nearest(vectors[row : row + 1], centres, similarity)[0] == codes[row]
     order = np.random.default_rng(0).permutation(700)
@@ -96,7 +101,7 @@ def test_weight_zero_is_padding_and_weights_are_repetitions():
 def test_empty_clusters_are_refilled(batch, monkeypatch):
     vectors = mixture(1000, 8, 16, spread=0.05)
     # every centre begins at the same place: without repair 15 of the 16 stay empty for ever
-    monkeypatch.setattr(module, "_start", lambda vectors, weights, k, **_: np.tile(vectors[:1], (k, 1)))
+    monkeypatch.setattr(module, "starting_centres", lambda vectors, weights, k, **_: np.tile(vectors[:1], (k, 1)))
     found = kmeans(vectors, 16, key=jax.random.key(0), similarity=Similarity.L2, batch=batch)
     assert np.all(np.bincount(found.codes, minlength=16) > 0)
 
@@ -118,22 +123,25 @@ def test_every_point_its_own_centre():
 def test_many_centres_start_in_rounds(monkeypatch):
     vectors = mixture(4000, 8, 60)
     greedy = kmeans(vectors, 200, key=jax.random.key(0), similarity=Similarity.L2)
-    monkeypatch.setattr(module, "GREEDY_LIMIT", 0)
+    monkeypatch.setattr(seeding, "GREEDY_LIMIT", 0)
     rounds = kmeans(vectors, 200, key=jax.random.key(0), similarity=Similarity.L2)
     assert rounds.inertia <= 1.03 * greedy.inertia
     random = vectors[np.random.default_rng(0).permutation(4000)[:200]]
-    start = module._start(vectors, np.ones(4000, np.float32), 200, key=jax.random.key(0), similarity=Similarity.L2)
+    start = seeding.starting_centres(
+        vectors, np.ones(4000, np.float32), 200, key=jax.random.key(0), similarity=Similarity.L2
+    )
     assert len(np.unique(np.asarray(start), axis=0)) == 200
-    distances = [module._nearest(vectors, centres, Similarity.L2)[1].sum() for centres in (start, random)]
+    distances = [nearest(vectors, centres, Similarity.L2)[1].sum() for centres in (start, random)]
     assert distances[0] < distances[1]
 
 
 def test_both_ways_of_summing_agree(monkeypatch):
     values, codes = mixture(500, 6, 3), np.random.default_rng(0).integers(0, 7, 500).astype(np.int32)
-    by_hand = np.stack([values[codes == code].sum(axis=0) for code in range(9)])
-    np.testing.assert_allclose(module._sum_by_code(values, codes, 9), by_hand, atol=1e-4)
+    begun = jnp.ones((9, 6))
+    by_hand = begun + np.stack([values[codes == code].sum(axis=0) for code in range(9)])
+    np.testing.assert_allclose(module._add_by_code(begun, codes, values), by_hand, atol=1e-4)
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
-    np.testing.assert_allclose(module._sum_by_code(values, codes, 9), by_hand, atol=1e-4)
+    np.testing.assert_allclose(module._add_by_code(begun, codes, values), by_hand, atol=1e-4)
 
 
 def test_a_memory_map_is_streamed(tmp_path):
