@@ -30,7 +30,9 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(world):
     corpus, tokenizer, folder = world
-    return open_tokens(corpus, tokenizer, max_length=LONGEST, cache_dir=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens_module, "_ROWS", 64)  # several rounds of the building loop
+        return open_tokens(corpus, tokenizer, max_length=LONGEST, cache_dir=folder)
 
 
 def test_rows_are_the_tokenizer_s(world, store):

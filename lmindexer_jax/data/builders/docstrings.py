@@ -70,7 +70,7 @@ def _without_signature(lines: list[str]) -> list[str]:
         if depth <= 0:
             # Prose may start with a call, as in "f(x) is ..."; a signature ends its line or names what it returns.
             ends = re.search(r"\)\s*(?:->.*)?$", line)
-            return _without_signature(lines[number + 1 :]) if ends or number else lines
+            return _without_signature(lines[number + 1 :]) if ends else lines
     return []
 
 
