@@ -132,32 +132,43 @@ def test_relative_bias_looks_its_table_up():
 
 
 @settings(max_examples=20, deadline=None)
-@given(rate=st.floats(0.01, 0.9), seed=st.integers(0, 1000), width=st.sampled_from([128, 129, 130, 131]))
-def test_dropout_zeroes_its_share_and_keeps_the_mean(rate, seed, width):
-    values = layers.dropout(jax.random.key(seed), jnp.ones((300, width)), rate=rate)
-    kept = np.asarray(values) != 0
-    resolved = round(rate * 256) / 256
-    spread = math.sqrt(resolved * (1 - resolved) / kept.size)
-    assert abs(kept.mean() - (1 - resolved)) < 5 * spread
-    np.testing.assert_allclose(np.asarray(values)[kept], 1 / (1 - resolved), rtol=1e-6)
-    assert abs(values.mean() - 1) < 5 * spread / (1 - resolved)
+@given(rate=st.floats(0.01, 0.9), seed=st.integers(0, 1000))
+def test_dropout_zeroes_its_share_and_keeps_the_mean(rate, seed):
+    values = np.asarray(layers.dropout(jax.random.key(seed), jnp.ones((300, 128)), rate=rate))
+    kept = values != 0
+    spread = math.sqrt(rate * (1 - rate) / kept.size)
+    assert abs(kept.mean() - (1 - rate)) < 5 * spread
+    np.testing.assert_allclose(values[kept], 1 / (1 - rate), rtol=1e-6)
+    assert abs(values.mean() - 1) < 5 * spread / (1 - rate)
 
 
-def test_dropout_decides_values_of_one_word_independently():
-    """A quarter of the last axis apart, values share a word: both outcomes of both must be as likely as independence says."""
-    kept = np.asarray(layers.dropout(jax.random.key(0), jnp.ones((1000, 400)), rate=0.25)) != 0
-    quarters = kept.reshape(1000, 4, 100)
-    for other in (1, 2, 3):
-        for outcomes in ((True, True), (True, False), (False, True), (False, False)):
-            share = np.mean((quarters[:, 0] == outcomes[0]) & (quarters[:, other] == outcomes[1]))
-            expected = math.prod(0.75 if outcome else 0.25 for outcome in outcomes)
-            assert abs(share - expected) < 5 * math.sqrt(expected / 100_000)
+@pytest.mark.parametrize("lag", [1, 2, 64, 768, 4096])
+def test_random_words_have_fair_and_independent_bits(lag):
+    """Every bit is fair; no bit agrees with another at any short or row-like distance more often than chance."""
+    words = np.asarray(layers.random_words(jax.random.key(0), (64, 4096))).reshape(-1)
+    bits = (words[:, None] >> np.arange(32, dtype=np.uint32)) & 1
+    bits = bits.astype(np.float32) * 2 - 1
+    limit = 6 / math.sqrt(len(words))
+    assert np.max(np.abs(bits.mean(0))) < limit
+    assert np.max(np.abs(bits[lag:].T @ bits[:-lag] / (len(words) - lag))) < limit
+    assert np.max(np.abs(bits.T @ bits / len(words) - np.eye(32))) < limit
 
 
-def test_dropout_of_the_smallest_and_largest_rate_still_drops_and_keeps():
-    for rate in (1e-4, 0.9999):
-        values = np.asarray(layers.dropout(jax.random.key(0), jnp.ones((100, 100)), rate=rate))
-        assert 0 < np.mean(values == 0) < 1
+def test_random_words_of_near_keys_are_unrelated():
+    """Seeds that follow each other, and keys folded from one, give words whose bits agree by chance alone."""
+    folded = [jax.random.fold_in(jax.random.key(7), step) for step in range(8)]
+    keys = [jax.random.key(seed) for seed in range(8)] + folded
+    words = np.stack([np.asarray(layers.random_words(key, (4096,))) for key in keys])
+    bits = ((words[..., None] >> np.arange(32, dtype=np.uint32)) & 1).reshape(16, -1).astype(np.float32) * 2 - 1
+    agreement = bits @ bits.T / bits.shape[1] - np.eye(16)
+    assert np.max(np.abs(agreement)) < 6 / math.sqrt(bits.shape[1])
+
+
+def test_random_words_are_the_same_however_they_are_made():
+    key = jax.random.key(3)
+    plain = layers.random_words(key, (6, 10))
+    np.testing.assert_array_equal(jax.jit(layers.random_words, static_argnums=1)(key, (6, 10)), plain)
+    np.testing.assert_array_equal(layers.random_words(key, (60,)).reshape(6, 10), plain)
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
