@@ -46,7 +46,7 @@ def mask_bias(mask: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
 def random_words(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     """Uniform 32-bit words: the position of each, mixed with each word of the key by murmur3's finaliser (Appleby, 2011).
 
-    jax.random.bits does the same by 20 rounds of Threefry, which on a CPU take twenty times as long to run and two
+    jax.random.bits does the same by 20 rounds of Threefry, which on a CPU take fifty times as long to run and two
     seconds to compile wherever they stand, and a training step draws dropout in dozens of places. Two rounds of an
     avalanche mix are ample for dropout; do not use them where much hangs on one draw.
     """
