@@ -112,10 +112,7 @@ def read_config(directory: pathlib.Path) -> Config:
     path = pathlib.Path(directory) / "config.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; a model directory holds config.json and model.safetensors")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+    raw = _read_json(path)
     match raw.get("model_type"):
         case "t5" | "mt5":
             return _t5_config(raw, path)
@@ -180,11 +177,22 @@ def save(directory: pathlib.Path, config: Config, *, params: Params) -> None:
     (directory / "config.json").write_text(json.dumps(_to_json(config), indent=2) + "\n", encoding="utf-8")
 
 
+def _read_json(path: pathlib.Path) -> dict:
+    """The object in a JSON file; UserError where it holds none."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: not a JSON object; download the model again")
+    return raw
+
+
 def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
     """Every tensor of model.safetensors, or of the shards that its index names."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(_read_json(index).get("weight_map", {}).values()))
     elif (directory / "model.safetensors").is_file():
         files = ["model.safetensors"]
     elif list(directory.glob("pytorch_model*.bin")):

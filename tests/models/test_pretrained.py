@@ -188,9 +188,15 @@ def test_missing_broken_and_pickled_files(hugging_face, tmp_path):
     (directory / "pytorch_model.bin").unlink()
     with pytest.raises(UserError, match="no model.safetensors"):
         pretrained.load(directory)
-    (directory / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        pretrained.load(directory)
+    for file, content, message in (
+        ("model.safetensors.index.json", "[]", "index.json: not a JSON object"),
+        ("model.safetensors.index.json", "{}", "no tensor 'embeddings.word_embeddings.weight'"),
+        ("config.json", "{", "config.json: not valid JSON"),
+        ("config.json", "[]", "config.json: not a JSON object"),
+    ):
+        (directory / file).write_text(content)
+        with pytest.raises(UserError, match=message):
+            pretrained.load(directory)
 
 
 def test_save_refuses_the_parameters_of_another_config(tmp_path):
