@@ -92,6 +92,6 @@ def _from_hub(name: str) -> pathlib.Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{name}: neither a preset ({', '.join(PRESETS)}) nor a directory, and not to be had from the Hugging Face "
-            f"hub ({reason}); give a directory with config.json and model.safetensors"
+            f"{name}: no such directory, and not to be had from the Hugging Face hub ({reason}); give a directory with "
+            "config.json and model.safetensors, or a name that needs no network: minilm, tiny, mini"
         ) from error

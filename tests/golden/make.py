@@ -33,7 +33,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        # Norm scales around 1; matrices small enough that attention stays soft: saturated, float32 itself is off by 2e-5.
+        # Norm scales around 1; matrices so small that attention stays soft: saturated, float32 itself is 2e-5 off.
         is_scale = parameter.ndim == 1 and not name.endswith("bias")
         parameter.data = 1 + 0.2 * noise if is_scale else 0.2 * noise
 

@@ -219,7 +219,9 @@ def test_presets_resolve_without_any_network(hugging_face, monkeypatch):
     assert presets.resolve(str(directory), pretrained=False).weights_dir is None
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in ("t5-small", "no/such/name"):
-        with pytest.raises(UserError, match=f"{name}: neither a preset") as caught:
+        with pytest.raises(
+            UserError, match=f"{name}: no such directory, and not to be had from the Hugging Face hub"
+        ) as caught:
             presets.resolve(name)
         assert "\n" not in str(caught.value)
 
