@@ -1,8 +1,8 @@
 """The layers that the language models share: projections, norms, attention, feed-forward, relative bias.
 
-Every projection is one 2-D matmul: (B, L, D) is flattened to (B*L, D) first, because the weight gradient of a 3-D product
-contracts two dimensions and XLA's CPU backend leaves its fast path there. Parameters are float32; `dtype` is the compute type
-of the matmuls. Norms, softmax and scores stay in float32 whatever `dtype` is.
+Every projection is one 2-D matmul: (B, L, D) is flattened to (B*L, D) first, because the weight gradient of a 3-D
+product contracts two dimensions and XLA's CPU backend leaves its fast path there. Parameters are float32; `dtype` is
+the compute type of the matmuls. Norms, softmax and scores stay in float32 whatever `dtype` is.
 """
 
 import enum
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-# Finite, so that a row without a single valid key gives numbers and not NaN; exp of it is exactly 0 beside any valid key.
+# Finite, so that a row without a valid key gives numbers and not NaN; its exp is exactly 0 beside any valid key.
 MASKED = -1e9
 
 
@@ -44,7 +44,7 @@ def mask_bias(mask: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def random_words(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Uniform 32-bit words: the position of each, mixed with each word of the key by murmur3's finaliser (Appleby, 2011).
+    """Uniform 32-bit words: the index of each, mixed with the words of the key by murmur3's finaliser (Appleby, 2011).
 
     jax.random.bits does the same by 20 rounds of Threefry, which on a CPU take fifty times as long to run and two
     seconds to compile wherever they stand, and a training step draws dropout in dozens of places. Two rounds of an
@@ -258,7 +258,8 @@ def attend_folded(
 def folding_pays(*, queries: int, keys: int, width: int, head_dim: int) -> bool:
     """Whether `attend_folded` needs fewer multiplications than projecting every key and value.
 
-    Per sequence and per unit of width x heads x head_dim: T + T L / d folded, L + T L / D plain. Never true where queries = keys.
+    Per sequence and per unit of width x heads x head_dim: T + T L / d folded, L + T L / D plain. Never true where
+    queries = keys.
     """
     return queries + queries * keys / head_dim < keys + queries * keys / width
 
@@ -318,7 +319,10 @@ class Attention(nn.Module):
 def relative_buckets(
     queries: int, keys: int, *, buckets: int, max_distance: int, bidirectional: bool
 ) -> Int[np.ndarray, "T L"]:
-    """T5's bucket of each (query, key) distance: exact near by, logarithmic up to `max_distance`, one beyond (Raffel et al., 2020)."""
+    """T5's bucket of each (query, key) distance (Raffel et al., 2020).
+
+    Exact near by, logarithmic up to `max_distance`, one bucket beyond.
+    """
     distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]
     if bidirectional:
         buckets //= 2

@@ -1,4 +1,4 @@
-"""Language models by name: small ones to train from scratch, the one whose weights a package carries, T5, any directory."""
+"""Language models by name: small ones to train from scratch, MiniLM from a package, T5, any directory."""
 
 import dataclasses
 import importlib.util
@@ -36,7 +36,10 @@ class Backbone:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What a name stands for; no `weights_dir` means a random start, no `tokenizer_dir` a tokenizer trained on the corpus."""
+    """What a name stands for.
+
+    No `weights_dir` means a random start, no `tokenizer_dir` a tokenizer trained on the corpus.
+    """
 
     config: T5Config | BertConfig
     weights_dir: pathlib.Path | None = None

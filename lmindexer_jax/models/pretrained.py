@@ -1,7 +1,8 @@
 """Hugging Face directories (config.json + model.safetensors) <-> our config and parameter tree, both ways.
 
 One table per family pairs the names; `{i}` counts layers. A `kernel` is the transpose of its `weight`, because PyTorch
-stores (out, in); everything else is the same array. Pickled weights (pytorch_model.bin) are refused: reading them runs code.
+stores (out, in); everything else is the same array. Pickled weights (pytorch_model.bin) are refused: reading them runs
+code.
 """
 
 import dataclasses
@@ -212,7 +213,7 @@ def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _canonical(name: str) -> str:
-    """A tensor's name in today's form: heads put `bert.` before it, and the first BERTs call a norm's arrays gamma and beta."""
+    """A tensor's name in today's form: heads put `bert.` before it, the first BERTs called a norm's arrays gamma, beta."""
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
