@@ -213,7 +213,7 @@ def _read_tensors(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _canonical(name: str) -> str:
-    """A tensor's name in today's form: heads put `bert.` before it, the first BERTs called a norm's arrays gamma, beta."""
+    """A tensor's name in today's form: heads put `bert.` before it; norms once had gamma and beta."""
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
