@@ -1,45 +1,15 @@
-"""Balanced codes: Sinkhorn over a batch while training, minimum-cost assignment within prefixes at the end.
+"""Distinct last codes: minimum-cost assignment (Kuhn 1955) of the documents that share a prefix.
 
-Sinkhorn-Knopp (Cuturi 2013), used for codes as in SwAV (Caron et al. 2020): every code gets the same share of the batch,
-which keeps positions 2 and later from collapsing while a codebook is trained. The minimum-cost assignment (Kuhn 1955)
-gives the documents that share a prefix distinct last codes at the least loss of similarity.
+What balances codes while training is Sinkhorn in models/quantiser.py.
 """
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
 ROWS_AT_A_TIME = 8192
 """Documents whose scores are held at once."""
-
-
-def sinkhorn_codes(
-    scores: Float[Array, "B K"], *, temperature: float = 0.05, iterations: int = 4, mask: Bool[Array, " B"] | None = None
-) -> Int[Array, " B"]:
-    """Choose the codes of a batch by balanced soft assignment: the argmax of scores less what makes each code popular.
-
-    Works on logarithms throughout, so any range of scores over temperature is safe. With `iterations=0` it is the plain
-    argmax. Rows where `mask` is False take no part in the balance and receive a code all the same.
-
-    Args:
-      scores: similarities, larger is nearer; give the batch together with a queue of earlier rows for a finer balance.
-      temperature: scores are divided by it; smaller stays nearer to the plain argmax.
-      iterations: of normalising over the batch and then over the codes.
-    """
-    logits = scores.astype(jnp.float32) / temperature
-    share = jnp.zeros(len(logits)) if mask is None else jnp.where(mask, 0.0, -jnp.inf)
-
-    def balance(_, price):
-        # each row spends one unit over the codes; then each code's price rises until all codes are asked for alike
-        spent = logits - price[None, :]
-        spent = spent - jax.nn.logsumexp(spent, axis=1, keepdims=True) + share[:, None]
-        return price + jax.nn.logsumexp(spent, axis=0)
-
-    price = jax.lax.fori_loop(0, iterations, balance, jnp.zeros(logits.shape[1]))
-    return jnp.argmax(logits - price[None, :], axis=1).astype(jnp.int32)
 
 
 def distinct_within_groups(

