@@ -17,9 +17,6 @@ from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.run import execute
 
 
-pytestmark = pytest.mark.slow  # a whole run first
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("index")

@@ -20,9 +20,6 @@ from lmindexer_jax.indexing import id_table
 from lmindexer_jax.run import execute
 
 
-pytestmark = pytest.mark.slow  # whole runs, minutes each
-
-
 class Killed(BaseException):
     """Stands in for a kill: nothing in the code may catch it."""
 
