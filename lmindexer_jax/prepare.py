@@ -18,7 +18,7 @@ from lmindexer_jax.data.tokens import TokenStore, open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing.assigners import Assigners
-from lmindexer_jax.indexing.assign import pooled_vectors
+from lmindexer_jax.indexing.assign import start_vectors
 from lmindexer_jax.indexing.centres import whole_corpus
 from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.estimate import matmul_rate
@@ -77,14 +77,11 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
     inputs = Inputs(store, unlabelled, np.zeros((len(corpus), positions), np.int32), words)
     if frozen_language_model(stages) and config.language_model.cache_states:
         encoded = encode_corpus(functions, params, store, directory=cache / "encoded", console=console)
-        inputs.encoded, inputs.pooled = encoded.states, encoded.pooled
+        inputs.encoded, inputs.pooled, inputs.lexical = encoded
     if config.indexer.pooled_weight > 0:
         assigners = Assigners(workdir / "assigners")
         if not assigners.has_centres(0):
-            pooled = inputs.pooled
-            if pooled is None:
-                pooled = pooled_vectors(functions, params, inputs, console=console)
-            assigners.save_centres(0, whole_corpus(pooled))
+            assigners.save_centres(0, whole_corpus(start_vectors(functions, params, inputs, console=console)))
         inputs.centres = [assigners.load_centres(0)]
     return Prepared(corpus, tokenizer, store, functions, params, stages, inputs, fingerprint(settings))
 

@@ -39,7 +39,9 @@ def compiled(
         encoded = rows.get("encoded")
         if encoded is None:
             encoded = functions.encode(params, rows["tokens"], rows["mask"])
-        out = functions.vectors(params, encoded, rows["mask"], codes=rows["codes"], centres=rows.get("centres"))[:, -1]
+        out = functions.vectors(
+            params, encoded, rows["tokens"], rows["mask"], codes=rows["codes"], centres=rows.get("centres")
+        )[:, -1]
         if not quantised:
             return out
         book = codebook(params, position)

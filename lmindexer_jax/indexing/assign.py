@@ -33,7 +33,9 @@ def make_vectors(functions: IndexerFunctions) -> Callable:
         encoded = rows.get("encoded")
         if encoded is None:
             encoded = functions.encode(params, rows["tokens"], rows["mask"])
-        return functions.vectors(params, encoded, rows["mask"], codes=rows["codes"], centres=rows.get("centres"))
+        return functions.vectors(
+            params, encoded, rows["tokens"], rows["mask"], codes=rows["codes"], centres=rows.get("centres")
+        )
 
     return vectors
 
@@ -74,10 +76,13 @@ def corpus_vectors(
     )
 
 
-def pooled_vectors(
+def start_vectors(
     functions: IndexerFunctions, params: Params, inputs: Inputs, *, console: Console
 ) -> Float[np.ndarray, "N D"]:
-    """Unit mean of the encoder's states of every document, by the encoder as it is now."""
+    """What every document's vector starts from: its pooled vector, by the encoder as it is now."""
+    weight = functions.module.config.lexical_weight
+    if inputs.pooled is not None:
+        return inputs.pooled + weight * inputs.lexical if weight > 0 else inputs.pooled
     encode = make_encode(functions)
     store = inputs.store
     buckets = length_buckets(store.max_length)
@@ -85,9 +90,9 @@ def pooled_vectors(
     out = None
     with console.progress("pooled vectors", total=len(batches), unit="batches") as progress:
         for indices, real, length in batches:
-            _, pooled = encode(params, *store.batch(indices, length=length))
+            _, pooled, lexical = encode(params, *store.batch(indices, length=length))
             out = np.empty((len(store), pooled.shape[-1]), np.float32) if out is None else out
-            out[indices[real]] = np.asarray(pooled)[real]
+            out[indices[real]] = np.asarray(pooled + weight * lexical)[real]
             progress.advance(1)
     return out
 

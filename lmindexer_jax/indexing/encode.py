@@ -21,15 +21,17 @@ from lmindexer_jax.data.tokens import TokenStore
 from lmindexer_jax.files import replacing
 from lmindexer_jax.models.indexer import IndexerFunctions, Params, pool
 
+FORMAT = 2  # raised when the files below change their meaning
 BATCH = 32
 FLUSH_EVERY = 50  # batches between two notes of progress
 
 
 class Encoded(NamedTuple):
-    """Encoder states of all tokens end to end, and their unit mean per document."""
+    """Encoder states of all tokens end to end, and per document their unit mean and that of its word vectors."""
 
     states: Float[np.ndarray, "M D"]
     pooled: Float[np.ndarray, "N D"]
+    lexical: Float[np.ndarray, "N D"]
 
 
 def encoder_hash(params: Params) -> str:
@@ -44,7 +46,7 @@ def encoder_hash(params: Params) -> str:
 
 @functools.cache
 def make_encode(functions: IndexerFunctions) -> Callable:
-    """Compiled `(params, tokens, mask) -> states (B, L, D) in half precision, pooled (B, D)`.
+    """Compiled `(params, tokens, mask) -> states (B, L, D) in half precision, pooled (B, D), word vectors (B, D)`.
 
     The pooled vector is made of the states as they are stored, so that a document encoded later agrees bit by bit.
     """
@@ -52,7 +54,7 @@ def make_encode(functions: IndexerFunctions) -> Callable:
     @jax.jit
     def encode(params: Params, tokens: np.ndarray, mask: np.ndarray):
         states = functions.encode(params, tokens, mask).astype(np.float16)
-        return states, pool(states, mask)
+        return states, pool(states, mask), functions.word_vectors(params, tokens, mask)
 
     return encode
 
@@ -69,7 +71,7 @@ def encode_corpus(
       directory: where caches live; one folder per (encoder, tokens).
       console: shows progress.
     """
-    name = f"{encoder_hash(params)}-{store.hash[:16]}-{np.dtype(functions.module.dtype).name}"
+    name = f"{FORMAT}-{encoder_hash(params)}-{store.hash[:16]}-{np.dtype(functions.module.dtype).name}"
     home = directory / name
     home.mkdir(parents=True, exist_ok=True)
     width = jax.eval_shape(
@@ -77,7 +79,7 @@ def encode_corpus(
     ).shape[-1]
     offsets = np.r_[0, np.cumsum(store.lengths, dtype=np.int64)]
     states = _open(home / "states.f16", (int(offsets[-1]), width), np.float16)
-    pooled = _open(home / "pooled.f32", (len(store), width), np.float32)
+    means = [_open(home / name, (len(store), width), np.float32) for name in ("pooled.f32", "lexical.f32")]
     progress_file = home / "done.json"
     done = json.loads(progress_file.read_text())["batches"] if progress_file.exists() else 0
     buckets = length_buckets(store.max_length)
@@ -88,18 +90,19 @@ def encode_corpus(
             batches = inference_batches(store.lengths, batch_size=BATCH, buckets=buckets, start=done)
             for number, (indices, real, length) in enumerate(batches, start=done + 1):
                 tokens, mask = store.batch(indices, length=length)
-                out_states, out_pooled = (np.asarray(x) for x in encode(params, tokens, mask))
+                out_states, *out_means = (np.asarray(x) for x in encode(params, tokens, mask))
                 for row in np.flatnonzero(real):
                     first, last = offsets[indices[row]], offsets[indices[row] + 1]
                     states[first:last] = out_states[row, : last - first]
-                pooled[indices[real]] = out_pooled[real]
+                for mean, out in zip(means, out_means, strict=True):
+                    mean[indices[real]] = out[real]
                 if number % FLUSH_EVERY == 0 or number == total:
-                    states.flush()
-                    pooled.flush()
+                    for array in (states, *means):
+                        array.flush()
                     with replacing(progress_file) as path:
                         path.write_text(json.dumps({"batches": number}))
                 progress.advance(1)
-    return Encoded(_read(states), _read(pooled))
+    return Encoded(*map(_read, (states, *means)))
 
 
 def _open(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.memmap:

@@ -22,7 +22,8 @@ class Inputs:
       words: (V,) the reconstructor's number for each token id, where its head has only the words that the corpus uses.
       codes: (N, T); positions not yet assigned are 0.
       encoded: encoder states of all tokens end to end, where the encoder is frozen; else None.
-      pooled: (N, D) unit mean of the encoder's states, where the pooled vector is used; else None.
+      pooled, lexical: (N, D) unit means of the encoder's states and of the word vectors, where the encoder is frozen;
+        else None.
       centres: centres of the prefixes of length 0, 1, ... as far as they are known.
     """
 
@@ -32,6 +33,7 @@ class Inputs:
     words: Int[np.ndarray, " V"] | None = None
     encoded: Float[np.ndarray, "M D"] | None = None
     pooled: Float[np.ndarray, "N D"] | None = None
+    lexical: Float[np.ndarray, "N D"] | None = None
     centres: list[Centres] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -60,10 +62,8 @@ class Inputs:
         return out
 
     def centre_rows(self, codes: Int[np.ndarray, "B P"]) -> Float[np.ndarray, "B P+1 D"]:
-        """Centre of every prefix of each document; position 1 subtracts nothing."""
-        width = self.centres[0].means.shape[1]
-        none = np.zeros((len(codes), width), np.float32)
-        return np.stack([none] + [look_up(self.centres, codes[:, :p]) for p in range(1, codes.shape[1] + 1)], axis=1)
+        """Centre of every prefix of each document, from the empty one, which is the corpus' mean."""
+        return np.stack([look_up(self.centres, codes[:, :p]) for p in range(codes.shape[1] + 1)], axis=1)
 
     def training_fetch(self, *, position: int, neighbours: int = 0):
         """The fetch function of `data.pipeline.training_batches` for one position.

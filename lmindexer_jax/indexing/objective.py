@@ -133,7 +133,7 @@ def document_vectors(
     if encoded is None:
         encoded = functions.encode(params, rows["tokens"], mask, key=keys["encoder"])
     return functions.vectors(
-        params, encoded, mask, codes=rows["codes"], centres=rows.get("centres"), key=keys["decoder"]
+        params, encoded, rows["tokens"], mask, codes=rows["codes"], centres=rows.get("centres"), key=keys["decoder"]
     )
 
 

@@ -23,7 +23,7 @@ from lmindexer_jax.console import Console
 from lmindexer_jax.data.groups import group_by_prefix
 from lmindexer_jax.data.pipeline import steps_per_epoch, training_batches
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.indexing.assign import corpus_codes, corpus_vectors, pooled_vectors
+from lmindexer_jax.indexing.assign import corpus_codes, corpus_vectors, start_vectors
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.balance import distinct_within_groups
 from lmindexer_jax.indexing.centres import prefix_centres
@@ -314,12 +314,10 @@ def assign(run: Run, stage: Stage, assigners: Assigners) -> tuple[float, ...]:
         vectors = corpus_vectors(run.functions, run.params, inputs, position=position, console=run.console)
         inputs.codes[:, position] = spread(vectors, run.params, inputs.codes, position=position, similarity=similarity)
     if inputs.centres and not last:
-        pooled = inputs.pooled
-        if pooled is None:
-            pooled = pooled_vectors(run.functions, run.params, inputs, console=run.console)
+        starts = start_vectors(run.functions, run.params, inputs, console=run.console)
         del inputs.centres[position + 1 :]
         inputs.centres.append(
-            prefix_centres(pooled, inputs.codes[:, : position + 1], inputs.centres, shrinkage=run.recipe.shrinkage)
+            prefix_centres(starts, inputs.codes[:, : position + 1], inputs.centres, shrinkage=run.recipe.shrinkage)
         )
         assigners.save_centres(position + 1, inputs.centres[-1])
     return drift

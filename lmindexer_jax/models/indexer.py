@@ -5,9 +5,11 @@ published model takes that hidden state itself. With `pooled_weight` > 0 the vec
 
     h_t = pooled_weight * (pooled - centre_t) + linear(hidden_t)
 
-where `pooled` is the unit mean of the encoder's states, `centre_t` the mean of `pooled` over the documents that share
-the prefix, and `linear` starts at zero: training starts from the embedding that the language model already has, and
-what the prefix explains is taken out, so that later codes cannot repeat earlier ones.
+where `pooled` is the unit mean of the encoder's states and, with `lexical_weight` > 0, so many times the unit mean of
+the token embeddings (the first layer beside the last; Su 2021): contextual states tell what a text is about, word
+vectors which words it has. `centre_t` is the mean of `pooled` over the documents that share the prefix, and `linear`
+starts at zero: training starts from the embedding that the language model already has, and what the prefix explains
+is taken out, so that later codes cannot repeat earlier ones.
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ class IndexerConfig:
     codebook_sizes: tuple[int, ...] = (256, 256, 256)  # K of each position; T is their number
     decoder_layers: int = 2  # of the small decoder on an encoder-only language model
     pooled_weight: float = 1.0  # position 1; 0 = the decoder's hidden state alone (published)
+    lexical_weight: float = 0.0  # of the mean word vector in the pooled one; used where pooled_weight > 0
     residual_weight: float = 1.5  # later positions; used where pooled_weight > 0
     reconstructor: ReconstructorConfig = dataclasses.field(default_factory=ReconstructorConfig)
 
@@ -86,9 +89,16 @@ class Indexer(nn.Module):
             return self.encoder(self.shared(tokens), mask, deterministic=deterministic)
         return self.encoder(tokens, mask, deterministic=deterministic)
 
+    def word_vectors(
+        self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, deterministic: bool = True
+    ) -> Float[Array, "B D"]:
+        """Unit mean of the tokens' embeddings."""
+        return pool(self.embedding()[tokens], mask)
+
     def vectors(
         self,
         encoded: Float[Array, "B L D"],
+        tokens: Int[Array, "B L"],
         mask: Bool[Array, "B L"],
         codes: Int[Array, "B P"],
         centres: Float[Array, "B P+1 D"] | None,
@@ -107,7 +117,10 @@ class Indexer(nn.Module):
         hidden = hidden.astype(jnp.float32)
         if self.config.pooled_weight == 0:
             return hidden
-        rest = pool(encoded, mask)[:, None] - centres
+        pooled = pool(encoded, mask)
+        if self.config.lexical_weight > 0:
+            pooled = pooled + self.config.lexical_weight * self.word_vectors(tokens, mask)
+        rest = pooled[:, None] - centres
         weight = [self.config.pooled_weight] + [self.config.residual_weight] * codes.shape[1]
         return rest * jnp.asarray(weight)[None, :, None] + (hidden.reshape(-1, width) @ self.output).reshape(
             hidden.shape
@@ -136,7 +149,7 @@ class Indexer(nn.Module):
         positions = len(self.config.codebook_sizes)
         codes = jnp.zeros((tokens.shape[0], positions - 1), jnp.int32)
         centres = jnp.zeros((tokens.shape[0], positions, encoded.shape[-1]))
-        queries = self.vectors(encoded, mask, codes, centres)
+        queries = self.vectors(encoded, tokens, mask, codes, centres)
         length = tokens.shape[1]
         hints = jnp.ones((tokens.shape[0], length, positions + length), bool)
         return self.reconstruct(queries, queries, tokens, hints)
@@ -191,10 +204,17 @@ class IndexerFunctions:
         """Contextual vectors of the tokens."""
         return self._apply("encode", params, tokens, mask, key=key)
 
+    def word_vectors(
+        self, params: Params, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]
+    ) -> Float[Array, "B D"]:
+        """Unit mean of the tokens' embeddings."""
+        return self._apply("word_vectors", params, tokens, mask, key=None)
+
     def vectors(
         self,
         params: Params,
         encoded: Float[Array, "B L D"],
+        tokens: Int[Array, "B L"],
         mask: Bool[Array, "B L"],
         *,
         codes: Int[Array, "B P"],
@@ -202,7 +222,7 @@ class IndexerFunctions:
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B P+1 D"]:
         """Document vectors h_1..h_{P+1}."""
-        return self._apply("vectors", params, encoded, mask, codes, centres, key=key)
+        return self._apply("vectors", params, encoded, tokens, mask, codes, centres, key=key)
 
     def reconstruct(
         self,
