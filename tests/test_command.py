@@ -27,7 +27,8 @@ def get_config():
 
 def environment():
     path = os.pathsep.join(map(str, (TESTS.parent, TESTS)))
-    return os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+    same = {"JAX_PLATFORMS": "cpu", "JAX_DEFAULT_MATMUL_PRECISION": "float32", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+    return os.environ | same | {"PYTHONPATH": path}
 
 
 def call(module, *flags):
@@ -164,7 +165,7 @@ cp -r {disk}/run/ids {disk}/run/assigners {out}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["16k", "300k", "1m", "2m", "4m"])
+@pytest.mark.parametrize("size", ["16k", "1m", "3m"])
 def test_a_full_disk_is_one_line_and_costs_nothing(home, finished, tmp_path, size):
     disk, out = tmp_path / "disk", tmp_path / "out"
     disk.mkdir()
@@ -175,7 +176,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing(home, finished, tmp_path, siz
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip(f"this system lets nobody mount a disk: {done.stderr.strip()}")
-    assert done.stdout.split("\n")[:1] == ["code 2"] and done.stdout.splitlines()[-1] == "code 0", done.stdout + done.stderr
+    assert done.stdout == "code 2\ncode 0\n", done.stdout + done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and "the disk is full" in line
     np.testing.assert_array_equal(id_table.load(out / "ids").codes, id_table.load(finished / "ids").codes)
@@ -200,7 +201,7 @@ def test_index_by_the_command(home, copy, tmp_path):
     assert table.texts.to_pylist()[len(old) :] == [row["full_id"] for row in many]
     assert len(set(table.texts.to_pylist())) == len(table) == 2 * len(old)
     (alone,) = ask("alone", [json.dumps(json.loads(lines[7]) | {"id": "alone"})])
-    assert alone["codes"] == many[7]["codes"] and alone["counter"] not in (many[7]["counter"], old.counter[7])
+    assert alone["codes"] == many[7]["codes"] and alone["full_id"] not in table.texts.to_pylist()
 
 
 def test_index_refuses_in_one_line(finished, tmp_path):
