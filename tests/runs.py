@@ -1,4 +1,4 @@
-"""Small whole runs for tests: a made corpus with topics, settings of every kind of stage."""
+"""Small whole runs for tests: a made corpus with topics, settings of every kind of stage, a console that kills."""
 
 import json
 import pathlib
@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from lmindexer_jax.config import Config, Precision
+from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.indexing.recipe import ContrastConfig, PositionConfig, Rates, RecipeConfig
 from lmindexer_jax.models.indexer import IndexerConfig
 from lmindexer_jax.models.quantiser import Choice, Estimator, QuantiserConfig, Similarity
@@ -24,6 +25,28 @@ def write_corpus(path: pathlib.Path, *, documents: int = 120, seed: int = 0) -> 
         rng.shuffle(words)
         path_of = [f"topic {topic}", f"sub {topic}.{sub}"]
         lines.append(json.dumps({"id": f"d{seed}-{number}", "text": " ".join(words[: int(rng.integers(6, 10))]), "path": path_of}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_topics(
+    path: pathlib.Path, *, documents: int, topics: int, words: int, length: int, noise: int = 0, pool: int = 0, seed: int = 0
+) -> pathlib.Path:
+    """Documents of `length` words from their topic's own `words`, among `noise` words from a pool that all topics share.
+
+    A word is one token and looks like no other of its topic: what belongs together can only be learned. Of the noise,
+    nothing can be learned at all.
+    """
+    rng = np.random.default_rng(seed)
+    letters = [chr(ord("a") + i) for i in range(26)]
+    names = rng.permutation([a + b + c for a in letters for b in letters for c in letters])
+    lines = []
+    for number in range(documents):
+        topic = int(rng.integers(topics))
+        chosen = [names[topic * words + rng.integers(words)] for _ in range(length)]
+        chosen += [names[topics * words + rng.integers(pool)] for _ in range(noise)]
+        rng.shuffle(chosen)
+        lines.append(json.dumps({"id": f"d{number}", "text": " ".join(chosen), "path": [f"topic {topic}"]}))
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -81,3 +104,38 @@ def base(path: pathlib.Path, cache: pathlib.Path) -> Config:
     config.language_model.vocabulary = 512
     config.language_model.max_length = 24
     return config
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing in the code may catch it."""
+
+
+class Mortal(Console):
+    """A console that kills the run at the n-th step of progress, of any stage or of the one named."""
+
+    def __init__(self, lives: int, stage: str = ""):
+        super().__init__(Mode.QUIET)
+        self.lives, self.stage = lives, stage
+
+    def progress(self, description, *args, **kwargs):
+        manager = super().progress(description, *args, **kwargs)
+        enter = manager.__enter__
+
+        class Watched:
+            def __enter__(_):
+                inner = enter()
+                advance = inner.advance
+
+                class Progress:
+                    def advance(_, *a, **k):
+                        self.lives -= self.stage in ("", description)
+                        if self.lives == 0:
+                            raise Killed
+                        advance(*a, **k)
+
+                return Progress()
+
+            def __exit__(_, *error):
+                return manager.__exit__(*error)
+
+        return Watched()

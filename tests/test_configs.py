@@ -50,3 +50,12 @@ def test_settings_that_make_no_sense_are_refused():
     config.recipe.later.quantiser.estimator = Estimator.MARGINAL
     with pytest.raises(UserError, match="marginal"):
         plan(config.recipe, positions=2, documents=10, reconstructor=config.indexer.reconstructor.kind)
+
+
+def test_random_codebooks_leave_kmeans_out():
+    config = load(next(path for path in CONFIGS if path.stem == "no_kmeans"), "")
+    stages = plan(config.recipe, positions=2, documents=10, reconstructor=config.indexer.reconstructor.kind)
+    assert StageKind.CLUSTER not in {stage.kind for stage in stages}
+    config.recipe.later.rounds = 2
+    with pytest.raises(UserError, match="recipe.later.codebook_start"):
+        plan(config.recipe, positions=2, documents=10, reconstructor=config.indexer.reconstructor.kind)

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import replacing
 
 _PAD = ("<pad>", "[PAD]")
 _EOS = ("</s>", "[SEP]")
@@ -72,10 +73,12 @@ class Tokenizer:
         """Writes tokenizer.json, and the tokenizer_config.json by which transformers opens it."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self.backend.save(str(directory / "tokenizer.json"))
         names = {"pad_token": self.backend.id_to_token(self.pad_id), "eos_token": self.backend.id_to_token(self.eos_id)}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
-        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
+        with replacing(directory / "tokenizer_config.json") as path:
+            path.write_text(json.dumps(config, indent=1))
+        with replacing(directory / "tokenizer.json") as path:  # last: where it stands, the tokenizer is complete
+            path.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:

@@ -9,7 +9,8 @@ Reconstruction can look good in a collapsed run, and a code-only reconstructor's
     reconstructor collapse    yes (or no codes)   yes                            no
 
 *Even use* is perplexity, usage and the largest share; *inform* is the held-out bag-of-words gain over that of the same
-codes dealt at random; *listens* is the score with true codes over that with shuffled ones.
+codes dealt at random; *listens* is the score with true codes over that with shuffled ones, and that texts are rebuilt
+better than by word frequencies alone: a reconstructor may react to codes without having learned anything.
 """
 
 import dataclasses
@@ -105,6 +106,10 @@ def diagnose(seen: Measurements, limits: HealthConfig | None = None) -> list[Fin
         return [Finding(Mode.POSTERIOR, seen.stage, uneven, _posterior_remedy(seen.position))]
     gaps, listens = _listening(seen, limits)
     unheard = bool(gaps) and not listens
+    if None not in (seen.nats, seen.unigram_nats) and seen.nats > seen.unigram_nats - limits.least_nats:
+        # It may react to its input and still be worse than no reconstructor at all.
+        unheard = True
+        gaps.append(f"word frequencies alone need {seen.unigram_nats:.4f} nats")
     if seen.own_bow_gain is not None and seen.random_bow_gain is not None:
         inform = seen.own_bow_gain - seen.random_bow_gain
         source = f"the codes save {inform:.3f} nats per held-out token over random codes"
@@ -113,14 +118,11 @@ def diagnose(seen: Measurements, limits: HealthConfig | None = None) -> list[Fin
             return [Finding(Mode.MEANINGLESS, seen.stage, evidence, _meaningless_remedy(seen.position))]
     elif seen.perplexity is None:
         source = "its input is continuous"
-        if None not in (seen.nats, seen.unigram_nats) and seen.nats > seen.unigram_nats - limits.least_nats:
-            unheard = True
-            gaps.append(f"{seen.nats:.3f} nats per token, word frequencies alone {seen.unigram_nats:.3f}")
     else:
         return []  # Deaf or nothing to hear: without the codes' information there is no telling.
     if not unheard:
         return []
-    evidence = f"{source}, but the reconstructor does not use it: {'; '.join(gaps)}"
+    evidence = f"{source}, but the reconstructor has not learned to use it: {'; '.join(gaps)}"
     return [Finding(Mode.RECONSTRUCTOR, seen.stage, evidence, _reconstructor_remedy(seen.position))]
 
 

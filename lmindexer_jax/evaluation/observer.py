@@ -48,7 +48,7 @@ def make_observer(
         if stage.kind == StageKind.CLUSTER:
             return {}
         quantised = stage.kind in (StageKind.QUANTISED, StageKind.ASSIGN)
-        scores = reconstruction_scores(
+        scores, sampled = reconstruction_scores(
             functions,
             moment.params,
             inputs,
@@ -56,7 +56,7 @@ def make_observer(
             position=stage.position,
             quantised=quantised,
             similarity=stage.settings.quantiser.similarity,
-            hidden=stage.settings.hidden,
+            hidden=0.0 if stage.kind == StageKind.WARM_UP else stage.settings.hidden,  # as it was trained
             seed=seed,
         )
         row = {
@@ -67,14 +67,18 @@ def make_observer(
             "nats": scores["true"].nats,
             "shuffled_nats": scores["shuffled"].nats,
         }
+        sizes = functions.module.config.codebook_sizes[: stage.position + 1]
+        judged, among = row | {"unigram_nats": unigram}, documents
         if moment.codes is not None:
-            sizes = functions.module.config.codebook_sizes[: stage.position + 1]
             row |= code_measurements(moment, words, labels=labels, sizes=sizes)
+            judged |= row
+        elif sampled is not None:
+            # Codes of the whole corpus come with assignment; a sample of them tells now, in the stage that does the harm.
+            even, among = dataclasses.asdict(usage(sampled, sizes[-1:])[0]), len(sampled)
+            row |= {f"sampled_{name}": even[name] for name in ("perplexity", "usage", "largest_share")}
+            judged |= even
         if moment.finished:
-            size = functions.module.config.codebook_sizes[stage.position]
-            seen = health.measurements(
-                row | {"unigram_nats": unigram}, stage=stage.name, position=stage.position + 1, size=size, documents=documents
-            )
+            seen = health.measurements(judged, stage=stage.name, position=stage.position + 1, size=sizes[-1], documents=among)
             findings = health.diagnose(seen)
             for finding in findings:
                 console.warn(f"{finding.mode} ({finding.stage}): {finding.evidence}. Remedy: {finding.remedy}")

@@ -31,11 +31,11 @@ class Score:
 def compiled(
     functions: IndexerFunctions, position: int, quantised: bool, similarity: Similarity, hidden: float
 ) -> tuple[Callable, Callable]:
-    """The two compiled halves: rows to the vectors to rebuild from; vectors to predictions and log-likelihoods."""
+    """The two compiled halves: rows to the vectors to rebuild from (and their codes); vectors to predictions and logs."""
     bag = functions.module.config.reconstructor.kind == ReconstructorKind.BAG
 
     @jax.jit
-    def vectors_of(params: Params, rows: dict) -> Float[Array, "B D"]:
+    def vectors_of(params: Params, rows: dict) -> tuple[Float[Array, "B D"], Int[Array, " B"] | None]:
         encoded = rows.get("encoded")
         if encoded is None:
             encoded = functions.encode(params, rows["tokens"], rows["mask"])
@@ -43,9 +43,10 @@ def compiled(
             params, encoded, rows["tokens"], rows["mask"], codes=rows["codes"], centres=rows.get("centres")
         )[:, -1]
         if not quantised:
-            return out
+            return out, None
         book = codebook(params, position)
-        return book[nearest(out, book, similarity=similarity)]
+        code = nearest(out, book, similarity=similarity)
+        return book[code], code
 
     @jax.jit
     def predict(params: Params, vector: Array, rows: dict, key: Array) -> tuple[Array, Array]:
@@ -75,7 +76,7 @@ def reconstruction_scores(
     similarity: Similarity,
     hidden: float,
     seed: int,
-) -> dict[str, Score]:
+) -> tuple[dict[str, Score], Int[np.ndarray, "M 1"] | None]:
     """Rebuild a sample of texts from true codes, and from codes that changed owners at this position alone.
 
     The prefix stays true in both, so the difference is what this position's code adds. Where the two are equal the
@@ -93,14 +94,16 @@ def reconstruction_scores(
       seed: of the shuffle and the hints.
 
     Returns:
-      Scores by name: `true`, `shuffled`.
+      Scores by name: `true`, `shuffled`; and the sample's codes at this position, where it is quantised.
     """
     bag = functions.module.config.reconstructor.kind == ReconstructorKind.BAG
     length = int(-(-inputs.store.lengths.max() // 8) * 8)
     vectors_of, predict = compiled(functions, position, quantised, similarity, hidden)
     parts = [np.resize(indices[i : i + BATCH], BATCH) for i in range(0, len(indices), BATCH)]
     all_rows = [inputs.rows(part, position=position, length=length) for part in parts]
-    vectors = [np.asarray(vectors_of(params, rows)) for rows in all_rows]
+    found = [jax.device_get(vectors_of(params, rows)) for rows in all_rows]
+    vectors = [vector for vector, _ in found]
+    codes = np.concatenate([code for _, code in found])[: len(indices), None] if quantised else None
     flat = np.concatenate(vectors)
     moved = flat[np.random.default_rng(seed).permutation(len(flat))]
     shuffled = np.split(moved, len(parts))
@@ -116,11 +119,11 @@ def reconstruction_scores(
                 # As many guesses as the document has different words: precision and recall are then the same number.
                 wanted = [np.unique(row[real]) for row, real in zip(words, labelled)]
                 guesses = [guess[: len(true)] for guess, true in zip(predicted, wanted)]
-                found = macro_f1.count_sets(guesses, wanted, vocabulary=vocabulary)
+                seen = macro_f1.count_sets(guesses, wanted, vocabulary=vocabulary)
             else:
-                found = macro_f1.count(predicted[labelled], words[labelled], vocabulary=vocabulary)
-            counts = counts.plus(found)
+                seen = macro_f1.count(predicted[labelled], words[labelled], vocabulary=vocabulary)
+            counts = counts.plus(seen)
             nats -= float(logs[labelled].sum())
             labels += int(labelled.sum())
         scores[name] = Score(macro_f1.accuracy(counts), macro_f1.macro_f1(counts), nats / max(1, labels))
-    return scores
+    return scores, codes

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import replacing
+from lmindexer_jax.files import replacing, save_array
 from lmindexer_jax.indexing.centres import Centres
 from lmindexer_jax.models.indexer import Params
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
@@ -39,8 +39,7 @@ class Assigners:
         if position > 0 and self.meta(0)["language_model"] == digest:
             kept = {name: leaf for name, leaf in kept.items() if name not in LANGUAGE_MODEL}
         save_tree(self.directory / str(position), kept)
-        with replacing(self.directory / f"codes-{position}.npy") as path:
-            np.save(path, codes)
+        save_array(self.directory / f"codes-{position}.npy", codes)
         with replacing(self.directory / f"meta-{position}.json") as path:
             path.write_text(json.dumps({"language_model": digest, "model": content_hash(kept)}))
 

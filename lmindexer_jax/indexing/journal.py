@@ -9,7 +9,9 @@ import pathlib
 import time
 from collections.abc import Iterator, Mapping
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from lmindexer_jax.files import replacing
 
@@ -24,7 +26,11 @@ class Journal:
         with replacing(self.path) as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at + 1)
+        # Not tensorboardX's SummaryWriter: its thread dies on a full disk, and then the run waits for it for ever.
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(workdir / "tensorboard" / "events"), filename_suffix=f".{resume_at}")
+        # TensorBoard then forgets what it has read of later steps.
+        self._board.write_event(Event(step=resume_at + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, number: int, row: Mapping[str, object]) -> None:
         """Append one row; floats go to TensorBoard as `<stage kind>/<name>` as well."""
@@ -32,12 +38,17 @@ class Journal:
         self._file.flush()
         for name, value in row.items():
             if isinstance(value, float):
-                self._board.add_scalar(f"{row.get('event', 'train')}/{name}", value, number)
+                summary = scalar(f"{row.get('event', 'train')}/{name}", value)
+                self._board.write_event(Event(step=number, wall_time=time.time(), summary=summary))
+        if "event" in row:
+            self._board.flush()
 
     def close(self) -> None:
         """Flush both writers."""
-        self._file.close()
-        self._board.close()
+        try:
+            self._file.close()
+        finally:
+            self._board.close()
 
 
 def read(path: pathlib.Path) -> Iterator[dict]:

@@ -36,6 +36,13 @@ class SecondQuery(enum.StrEnum):
     CONTINUOUS = "continuous"  # published; it leaks around the bottleneck
 
 
+class CodebookStart(enum.StrEnum):
+    """Where a codebook stands before it is trained."""
+
+    KMEANS = "kmeans"  # the centres of the document vectors (published)
+    RANDOM = "random"  # as the model was initialised (ablation)
+
+
 class ContrastSimilarity(enum.StrEnum):
     """How the contrastive loss compares document vectors."""
 
@@ -70,6 +77,7 @@ class PositionConfig:
 
     continuous_epochs: float = 1.0
     quantised_epochs: float = 2.0
+    codebook_start: CodebookStart = CodebookStart.KMEANS
     rounds: int = 1  # times that k-means and training with the codebook follow each other
     cluster_last: bool = False  # one more k-means before assignment
     batch_size: int = 128
@@ -182,7 +190,8 @@ def plan(recipe: RecipeConfig, *, positions: int, documents: int, reconstructor:
         train(StageKind.CONTINUOUS, position, settings, epochs=settings.continuous_epochs)
         for number in range(1, settings.rounds + 1):
             suffix = f"-{number}" if settings.rounds > 1 else ""
-            stages.append(Stage(f"position-{position + 1}/cluster{suffix}", StageKind.CLUSTER, position, settings=settings))
+            if settings.codebook_start == CodebookStart.KMEANS:
+                stages.append(Stage(f"position-{position + 1}/cluster{suffix}", StageKind.CLUSTER, position, settings=settings))
             train(StageKind.QUANTISED, position, settings, epochs=settings.quantised_epochs, suffix=suffix)
         if settings.cluster_last:
             stages.append(Stage(f"position-{position + 1}/cluster-last", StageKind.CLUSTER, position, settings=settings))
@@ -201,3 +210,5 @@ def check(recipe: RecipeConfig, reconstructor: ReconstructorKind) -> None:
             raise UserError(f"recipe.{name}.hidden is a share between 0 and 1, not {position.hidden}")
         if position.rounds < 0 or position.batch_size < 1:
             raise UserError(f"recipe.{name}: rounds must be >= 0 and batch_size >= 1")
+        if position.codebook_start == CodebookStart.RANDOM and (position.rounds > 1 or position.cluster_last):
+            raise UserError(f"recipe.{name}.codebook_start='random' leaves k-means out: set rounds=1 and cluster_last=False")

@@ -13,6 +13,7 @@ The only file that imports orbax; it does so when the first tree is written or r
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import json
 import math
 import os
@@ -30,7 +31,12 @@ from lmindexer_jax.training.manifest import DamagedCheckpoint
 from lmindexer_jax.training.optim import nest, paths
 
 SHOWN_DIFFERENCES = 3
+SHOWN_REASON = 200  # characters of another library's message
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
+
+
+class UnwrittenCheckpoint(UserError, OSError):
+    """A checkpoint that could not be written, on a full disk for example. Earlier ones are intact."""
 
 
 class Checkpoints:
@@ -70,7 +76,7 @@ class Checkpoints:
           meta: whatever JSON can hold: stage, step within the stage, data iterator, fingerprint of the config.
 
         Raises:
-          OSError: this save or the one before failed, for example on a full disk. Earlier checkpoints are intact.
+          UnwrittenCheckpoint: this save or the one before failed, for example on a full disk; earlier ones are intact.
         """
         self.wait()
         finish = _begin_save(self._folder(step), state, meta)
@@ -86,7 +92,7 @@ class Checkpoints:
         """Returns when the last `save` is on disk.
 
         Raises:
-          OSError: that save failed.
+          UnwrittenCheckpoint: that save failed.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -134,7 +140,7 @@ def save_tree(directory: str | os.PathLike, tree: Any) -> None:
     """Saves one tree of arrays, replacing in one rename the tree that `directory` held.
 
     Raises:
-      OSError: it could not be written; the tree that was there still is.
+      UnwrittenCheckpoint: it could not be written; the tree that was there still is.
     """
     _begin_save(pathlib.Path(directory).absolute(), tree, {})()
 
@@ -159,8 +165,12 @@ def _begin_save(folder: pathlib.Path, tree: Any, meta: dict) -> Callable[[], Non
     content = {"tree": _shapes(leaves), "meta": json.loads(json.dumps(meta))}
     used = [int(path.name[5:]) for path in folder.glob("data-*") if path.name[5:].isdigit()]
     data = f"data-{1 + max(used, default=0)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    writing = ocp.save_async(folder / data, leaves)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writing = ocp.save_async(folder / data, leaves)
+    except (OSError, ValueError) as failure:
+        _remove_data(folder, lambda name: name == data)
+        raise _unwritten(folder, failure) from failure
 
     def finish() -> None:
         try:
@@ -169,11 +179,17 @@ def _begin_save(folder: pathlib.Path, tree: Any, meta: dict) -> Callable[[], Non
                 manifest.write(folder, content, data=data)
         except (OSError, ValueError) as failure:
             _remove_data(folder, lambda name: name == data)
-            # TensorStore tells of a full disk by a ValueError.
-            raise OSError(f"{folder}: the checkpoint could not be written: {failure}") from failure
+            raise _unwritten(folder, failure) from failure
         _remove_data(folder, lambda name: name != data)
 
     return finish
+
+
+def _unwritten(folder: pathlib.Path, failure: Exception) -> UnwrittenCheckpoint:
+    """What to tell of a failed save. TensorStore tells of a full disk by a ValueError that names its own source files."""
+    full = "No space left" in str(failure) or getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the disk is full" if full else " ".join(str(failure).split())[:SHOWN_REASON]
+    return UnwrittenCheckpoint(f"{folder}: the checkpoint could not be written: {reason}; make room and run the same command again")
 
 
 def _remove_data(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:

@@ -77,6 +77,14 @@ def test_a_continuous_stage_can_only_fail_by_its_reconstructor():
     assert modes(**CONTINUOUS, unigram_nats=7.2) == []
 
 
+def test_worse_than_word_frequencies_is_reconstructor_collapse_though_it_reacts_to_codes():
+    (finding,) = diagnose(dataclasses.replace(HEALTHY, unigram_nats=5.8))
+    assert finding.mode == Mode.RECONSTRUCTOR and "word frequencies alone need 5.8" in finding.evidence
+    assert modes(unigram_nats=7.2) == []
+    # In a sample of a quantised stage it cannot be told from codes that say nothing.
+    assert modes(unigram_nats=5.8, own_bow_gain=None, random_bow_gain=None) == []
+
+
 def test_codes_like_random_ones_are_meaningless_heard_or_not():
     assert modes(own_bow_gain=-0.17) == [Mode.MEANINGLESS]
     assert modes(own_bow_gain=-0.17, **DEAF) == [Mode.MEANINGLESS]

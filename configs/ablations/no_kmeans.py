@@ -1,0 +1,19 @@
+"""The published recipe with codebooks that start at random, compared by raw products.
+
+    python -m lmindexer_jax.main --config configs/ablations/no_kmeans.py --config.corpus.path=my.jsonl --workdir runs/no_kmeans
+
+Expected: *posterior collapse*. What all documents have in common decides the largest products, so a few rows take most
+documents, and rows that are never chosen learn little.
+"""
+
+from lmindexer_jax.config import Config
+from lmindexer_jax.indexing.recipe import CodebookStart
+from lmindexer_jax.recipes import published
+
+
+def get_config(variant: str = "") -> Config:
+    """`:tiny` shrinks documents and model."""
+    config = published(variant)
+    for position in (config.recipe.first, config.recipe.later):
+        position.codebook_start = CodebookStart.RANDOM
+    return config

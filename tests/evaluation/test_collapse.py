@@ -1,0 +1,106 @@
+"""The three collapses, each provoked by its ablation in a whole small run, and named by the detector at its stage.
+
+The same documents and settings with the ablation taken back are found healthy, so it is the ablation that is recognised.
+"""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+import runs
+
+from lmindexer_jax.config import Config, Precision
+from lmindexer_jax.console import Console, Mode as Speech
+from lmindexer_jax.evaluation.health import Mode
+from lmindexer_jax.models.reconstructor import HeadScale
+from lmindexer_jax.run import execute
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def load(name: str) -> Config:
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config("tiny")
+
+
+def findings(config: Config, home: pathlib.Path, name: str, **corpus) -> dict[str, list[str]]:
+    """Learn the first position and return what was found, by stage."""
+    config.precision = Precision.FLOAT32
+    config.baseline = False
+    config.corpus.path = str(runs.write_topics(home / f"{name}.jsonl", **corpus))
+    config.corpus.cache_dir = str(home / "cache")
+    config.corpus.max_documents = 0
+    execute(config, home / name, console=Console(Speech.QUIET))
+    found: dict[str, list[str]] = {}
+    for line in (home / name / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row.get("event") == "stage":
+            found.setdefault(row["stage"], [])
+            print(name, {key: value for key, value in row.items() if isinstance(value, float | str)})
+        elif row.get("event") == "finding":
+            found.setdefault(row["stage"], []).append(row["mode"])
+            print(name, row["mode"], row["evidence"])
+    return found
+
+
+def published(name: str, home: pathlib.Path) -> dict[str, list[str]]:
+    """Four topics of twelve words; what the tiny recipe has of each kind of epoch is multiplied."""
+    config = load(name)
+    config.language_model.max_length, config.language_model.vocabulary = 16, 512
+    config.indexer.codebook_sizes = (16,)
+    config.indexer.reconstructor.head_scale = HeadScale.T5  # a random embedding's logits begin at a sensible size
+    config.recipe.warm_up_epochs *= 12
+    config.recipe.warm_up_rate = 1e-2
+    first = config.recipe.first
+    first.continuous_epochs *= 2
+    first.quantised_epochs *= 4
+    first.batch_size = 16
+    first.continuous_rate = first.quantised_rate = 3e-3
+    return findings(config, home, pathlib.Path(name).name, documents=160, topics=4, words=12, length=8)
+
+
+def ours(name: str, home: pathlib.Path) -> dict[str, list[str]]:
+    """Three words of the topic among ten without meaning: which are which is told by reconstruction alone."""
+    config = load(name)
+    config.language_model.max_length, config.language_model.vocabulary = 24, 3000
+    config.indexer.codebook_sizes = (4,)
+    first = config.recipe.first
+    first.continuous_epochs *= 8
+    first.quantised_epochs *= 8
+    first.continuous_rate = first.quantised_rate = 3e-3
+    return findings(config, home, pathlib.Path(name).name, documents=320, topics=4, words=12, length=3, noise=10, pool=1600)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("collapse")
+
+
+@pytest.mark.slow
+def test_without_reconstruction_codes_are_meaningless(home):
+    assert ours("ablations/no_reconstruction", home)["position-1/assign"] == [Mode.MEANINGLESS]
+
+
+@pytest.mark.slow
+def test_with_reconstruction_they_are_not(home):
+    assert not any(ours("ours", home).values())
+
+
+@pytest.mark.slow
+def test_without_progression_the_posterior_collapses(home):
+    found = published("ablations/no_progression", home)
+    assert found["position-1/quantised"] == found["position-1/assign"] == [Mode.POSTERIOR]
+
+
+@pytest.mark.slow
+def test_without_warm_up_the_reconstructor_collapses(home):
+    found = published("ablations/no_warm_up", home)
+    assert found["position-1/assign"] == [Mode.RECONSTRUCTOR]
+
+
+@pytest.mark.slow
+def test_the_published_recipe_is_healthy(home):
+    assert not any(published("published", home).values())
