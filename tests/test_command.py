@@ -165,13 +165,14 @@ cp -r {disk}/run/ids {disk}/run/assigners {out}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["16k", "1m", "4m"])
-def test_a_full_disk_is_one_line_and_costs_nothing(home, finished, tmp_path, size):
+@pytest.mark.parametrize("size, with_cache", [("16k", False), ("1m", False), ("4m", False), ("150k", True)])
+def test_a_full_disk_is_one_line_and_costs_nothing(home, finished, tmp_path, size, with_cache):
     disk, out = tmp_path / "disk", tmp_path / "out"
     disk.mkdir()
     out.mkdir()
     script = FULL.format(size=size, disk=disk, out=out)
     command = [sys.executable, "-m", "lmindexer_jax.main", "--config", home / "config.py", "--workdir", disk / "run"]
+    command += [f"--config.corpus.cache_dir={disk / 'cache'}"] if with_cache else []
     command = ["unshare", "-rm", "sh", "-c", script, "sh", *map(str, command), "--config.console=quiet"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode == 77 or "unshare" in done.stderr:

@@ -13,6 +13,7 @@ from lmindexer_jax.data.cache import build_once
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.tokenizer import Tokenizer
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import save_array
 
 _FORMAT = 1  # raised when the files below change their meaning
 _ROWS = 1024  # documents tokenized together
@@ -134,8 +135,8 @@ def open_tokens(
                 done += len(rows)
                 if progress:
                     progress(len(rows))
-        np.save(partial / "offsets.npy", np.cumsum(offsets))
-        np.save(partial / "counts.npy", counts)
+        save_array(partial / "offsets.npy", np.cumsum(offsets))
+        save_array(partial / "counts.npy", counts)
         meta = {"dtype": np.dtype(dtype).name, "hash": digest, "max_length": max_length}
         meta |= {"pad_id": tokenizer.pad_id, "eos_id": tokenizer.eos_id, "vocab_size": tokenizer.vocab_size}
         (partial / "tokens.json").write_text(json.dumps(meta, indent=1))

@@ -7,6 +7,7 @@ in corpus order, memory-mapped. A killed pass goes on where it stopped.
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -78,9 +79,12 @@ def encode_corpus(
         functions.encode, params, np.zeros((1, 8), np.int32), np.ones((1, 8), bool)
     ).shape[-1]
     offsets = np.r_[0, np.cumsum(store.lengths, dtype=np.int64)]
-    states = _open(home / "states.f16", (int(offsets[-1]), width), np.float16)
-    means = [_open(home / name, (len(store), width), np.float32) for name in ("pooled.f32", "lexical.f32")]
     progress_file = home / "done.json"
+    states = _open(home / "states.f16", (int(offsets[-1]), width), np.float16, progress_file=progress_file)
+    means = [
+        _open(home / name, (len(store), width), np.float32, progress_file=progress_file)
+        for name in ("pooled.f32", "lexical.f32")
+    ]
     done = json.loads(progress_file.read_text())["batches"] if progress_file.exists() else 0
     buckets = length_buckets(store.max_length)
     total = sum(1 for _ in inference_batches(store.lengths, batch_size=BATCH, buckets=buckets))
@@ -105,12 +109,19 @@ def encode_corpus(
     return Encoded(*map(_read, (states, *means)))
 
 
-def _open(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """Open a raw array for reading and writing, made with holes if it is not there yet."""
+def _open(path: pathlib.Path, shape: tuple[int, ...], dtype: type, *, progress_file: pathlib.Path) -> np.memmap:
+    """Open a raw array for reading and writing; where it has to be made, what the progress file says is void.
+
+    Its space is taken at once: writing into a hole of a mapped file on a full disk ends the process by a signal.
+    """
     wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not path.exists() or path.stat().st_size != wanted:
-        with open(path, "wb") as file:
-            file.truncate(wanted)
+        progress_file.unlink(missing_ok=True)
+        with replacing(path) as fresh, open(fresh, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, wanted)
+            else:  # macOS
+                file.truncate(wanted)
     return np.memmap(path, dtype, "r+", shape=shape)
 
 
