@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from lmindexer_jax.models.products import project
+
 # Finite, so that a row without a valid key gives numbers and not NaN; its exp is exactly 0 beside any valid key.
 MASKED = -1e9
 
@@ -27,9 +29,9 @@ class FeedForwardKind(enum.StrEnum):
     GELU = "gelu"
 
 
-def matmul(inputs: Float[Array, "*batch I"], kernel: Float[Array, "I O"]) -> Float[Array, "*batch O"]:
-    """`inputs @ kernel` as one 2-D matmul, whatever the leading dimensions."""
-    flat = inputs.reshape(-1, inputs.shape[-1]) @ kernel
+def matmul(inputs: Float[Array, "*batch I"], kernel: Float[Array, "I O"], *, dtype: jnp.dtype) -> Float[Array, "*batch O"]:
+    """`inputs @ kernel` in `dtype` as one 2-D matmul, whatever the leading dimensions."""
+    flat = project(inputs.reshape(-1, inputs.shape[-1]), kernel, jnp.dtype(dtype))
     return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
@@ -106,7 +108,7 @@ class Projection(nn.Module):
             self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
 
     def __call__(self, values: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
-        projected = matmul(values.astype(self.dtype), self.kernel.astype(self.dtype))
+        projected = matmul(values, self.kernel, dtype=self.dtype)
         return projected + aligned(self.bias.astype(self.dtype), projected) if self.use_bias else projected
 
 

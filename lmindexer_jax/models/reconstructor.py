@@ -22,6 +22,7 @@ from lmindexer_jax.models.layers import (
     RMSNorm,
     mask_bias,
 )
+from lmindexer_jax.models.products import score
 
 
 class ReconstructorKind(enum.StrEnum):
@@ -157,9 +158,9 @@ class Reconstructor(nn.Module):
         if self.config.head_scale == HeadScale.T5:
             flat = flat * self.width**-0.5
         if self.config.head == Head.OWN:
-            out = flat @ self.head.astype(self.dtype).T + self.bias.astype(self.dtype)[None]
+            out = score(flat, self.head, self.dtype) + self.bias[None]
         else:
-            out = flat @ embedding.astype(self.dtype).T
+            out = score(flat, embedding, self.dtype)
         return out.reshape(*x.shape[:-1], -1)
 
     def bag(
