@@ -24,6 +24,7 @@ from rivals.published import make_step as make_rival
 
 from lmindexer_jax.indexing.objective import make_objective, start_memory
 from lmindexer_jax.indexing.recipe import StageKind, plan
+from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.models.presets import PRESETS
 from lmindexer_jax.models.t5 import T5Config
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--positions", nargs="+", type=int, choices=(1, 2), default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
+    keep_freed()  # as the command does; it helps both sides
     torch.set_num_threads(CORES)
     results = {
         f"{size} position {position}": compare(size, position=position - 1, repeats=flags.repeats)
