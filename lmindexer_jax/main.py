@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.memory import keep_freed
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -43,6 +44,7 @@ def main() -> None:
     """Prepare, walk the stages, conclude."""
     config, workdir = parse(sys.argv)
     console = Console(config.console)
+    keep_freed()
     # Imported late: a wrong flag is answered at once.
     from lmindexer_jax.run import execute
 

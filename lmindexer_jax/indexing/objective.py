@@ -170,10 +170,9 @@ def reconstruction_loss(
         queries = jnp.stack([*prefix, vector], axis=1)
     hidden = 0.0 if stage.kind == StageKind.WARM_UP else stage.settings.hidden
     hints = hint_mask(keys["hints"], labelled, codes=queries.shape[1], hidden=hidden)
-    logits = functions.reconstruct(
-        params, queries, codes=code_vectors, tokens=batch["tokens"], hints=hints, key=keys["reconstructor"]
-    )
-    return losses.mean(losses.reconstruction(logits, words, labelled))
+    weights = losses.shares(labelled.astype(jnp.float32))
+    read = {"codes": code_vectors, "tokens": batch["tokens"], "hints": hints, "words": words, "weights": weights}
+    return functions.surprise(params, queries, **read, key=keys["reconstructor"])
 
 
 def contrast_loss(outputs: Float[Array, "R P+1 D"], batch: Batch, *, config) -> losses.Terms:

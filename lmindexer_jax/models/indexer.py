@@ -143,6 +143,23 @@ class Indexer(nn.Module):
             queries, codes, embedding[tokens], mask, embedding, deterministic=deterministic
         )
 
+    def surprise(
+        self,
+        queries: Float[Array, "B P D"],
+        codes: Float[Array, "B P D"],
+        tokens: Int[Array, "B L"],
+        mask: Bool[Array, "B L S"],
+        words: Int[Array, "B L"],
+        weights: Float[Array, "B L"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, ""]:
+        """Weighted sum of the cross-entropies of `words` under `reconstruct` with hints."""
+        embedding = self.embedding()
+        return self.reconstructor.hinted_surprise(
+            queries, codes, embedding[tokens], mask, embedding, words, weights, deterministic=deterministic
+        )
+
     def __call__(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B ..."]:
         """Touch every parameter once (initialisation)."""
         encoded = self.encode(tokens, mask)
@@ -237,6 +254,21 @@ class IndexerFunctions:
         """Logits over the vocabulary; `codes` differ from `queries` in the published second position alone."""
         codes = queries if codes is None else codes
         return self._apply("reconstruct", params, queries, codes, tokens, hints, key=key)
+
+    def surprise(
+        self,
+        params: Params,
+        queries: Float[Array, "B P D"],
+        *,
+        codes: Float[Array, "B P D"],
+        tokens: Int[Array, "B L"],
+        hints: Bool[Array, "B L S"],
+        words: Int[Array, "B L"],
+        weights: Float[Array, "B L"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, ""]:
+        """Weighted sum of the cross-entropies of `words` under `reconstruct`, without its logits in memory."""
+        return self._apply("surprise", params, queries, codes, tokens, hints, words, weights, key=key)
 
 
 def codebook(params: Params, position: int) -> Float[Array, "K D"]:

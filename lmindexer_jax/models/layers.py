@@ -1,8 +1,8 @@
 """The layers that the language models share: projections, norms, attention, feed-forward, relative bias.
 
 Every projection is one 2-D matmul: (B, L, D) is flattened to (B*L, D) first, because the weight gradient of a 3-D
-product contracts two dimensions and XLA's CPU backend leaves its fast path there. Parameters are float32; `dtype` is
-the compute type of the matmuls. Norms, softmax and scores stay in float32 whatever `dtype` is.
+product contracts two dimensions and XLA's CPU backend leaves its fast path there (products.py has more of this kind).
+Parameters are float32; `dtype` is the compute type of the matmuls. Norms, softmax and scores stay in float32 whatever `dtype` is.
 """
 
 import enum
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+
+from lmindexer_jax.models.products import inner_products, product
 
 # Finite, so that a row without a valid key gives numbers and not NaN; its exp is exactly 0 beside any valid key.
 MASKED = -1e9
@@ -27,9 +29,9 @@ class FeedForwardKind(enum.StrEnum):
     GELU = "gelu"
 
 
-def matmul(inputs: Float[Array, "*batch I"], kernel: Float[Array, "I O"]) -> Float[Array, "*batch O"]:
-    """`inputs @ kernel` as one 2-D matmul, whatever the leading dimensions."""
-    flat = inputs.reshape(-1, inputs.shape[-1]) @ kernel
+def matmul(inputs: Float[Array, "*batch I"], kernel: Float[Array, "I O"], *, dtype: jnp.dtype) -> Float[Array, "*batch O"]:
+    """`inputs @ kernel` in `dtype` as one 2-D matmul, whatever the leading dimensions."""
+    flat = product(inputs.reshape(-1, inputs.shape[-1]), kernel, dtype, dtype)
     return flat.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
 
@@ -106,7 +108,7 @@ class Projection(nn.Module):
             self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
 
     def __call__(self, values: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
-        projected = matmul(values.astype(self.dtype), self.kernel.astype(self.dtype))
+        projected = matmul(values, self.kernel, dtype=self.dtype)
         return projected + aligned(self.bias.astype(self.dtype), projected) if self.use_bias else projected
 
 
@@ -187,12 +189,6 @@ def _merge_heads(values: Float[Array, "BH L d"], heads: int) -> Float[Array, "B 
     return merged.reshape(rows // heads, length, heads * width)
 
 
-def _batched(left: Array, right: Array, *, over: tuple[int, int], out: jnp.dtype) -> Array:
-    """Batched matmul over the leading axis, contracting the axes `over`."""
-    numbers = (((over[0],), (over[1],)), ((0,), (0,)))
-    return jax.lax.dot_general(left, right, numbers, preferred_element_type=out)
-
-
 def attention_weights(
     scores: Float[Array, "B H T L"], *, bias: Float[Array, "#B #H T L"] | None, mask: Bool[Array, "B #H #T L"] | None
 ) -> Float[Array, "B H T L"]:
@@ -217,9 +213,9 @@ def attend(
     """Multi-head attention (Vaswani et al., 2017) as (B*H, T, d) batched matmuls; the query is already scaled."""
     batch, length, dtype = query.shape[0], key.shape[1], query.dtype
     split_query, split_key = _split_heads(query, heads), _split_heads(key, heads)
-    scores = _batched(split_query, split_key, over=(2, 2), out=jnp.float32).reshape(batch, heads, -1, length)
+    scores = inner_products(split_query, split_key, dtype, jnp.float32).reshape(batch, heads, -1, length)
     weights = drop(attention_weights(scores, bias=bias, mask=mask)).astype(dtype)
-    mixed = _batched(weights.reshape(batch * heads, -1, length), _split_heads(value, heads), over=(2, 1), out=dtype)
+    mixed = product(weights.reshape(batch * heads, -1, length), _split_heads(value, heads), dtype, dtype)
     return _merge_heads(mixed, heads)
 
 
@@ -245,13 +241,13 @@ def attend_folded(
     key_by_head = key_kernel.reshape(width, heads, -1).transpose(1, 0, 2)
     value_by_head = value_kernel.reshape(width, heads, -1).transpose(1, 0, 2)
 
-    probes = _batched(by_head, key_by_head, over=(2, 2), out=dtype)
+    probes = inner_products(by_head, key_by_head, dtype, dtype)
     probes = probes.reshape(heads, batch, queries, width).transpose(1, 0, 2, 3).reshape(batch, heads * queries, width)
-    scores = _batched(probes, context, over=(2, 2), out=jnp.float32).reshape(batch, heads, queries, length)
+    scores = inner_products(probes, context, dtype, jnp.float32).reshape(batch, heads, queries, length)
     weights = drop(attention_weights(scores, bias=bias, mask=mask)).astype(dtype)
-    sums = _batched(weights.reshape(batch, heads * queries, length), context, over=(2, 1), out=dtype)
+    sums = product(weights.reshape(batch, heads * queries, length), context, dtype, dtype)
     sums = sums.reshape(batch, heads, queries, width).transpose(1, 0, 2, 3).reshape(heads, batch * queries, width)
-    mixed = _batched(sums, value_by_head, over=(2, 1), out=dtype)
+    mixed = product(sums, value_by_head, dtype, dtype)
     return mixed.transpose(1, 0, 2).reshape(batch, queries, -1)
 
 
@@ -307,8 +303,7 @@ class Attention(nn.Module):
         queries, keys = inputs.shape[1], context.shape[1]
         shape = {"queries": queries, "keys": keys, "width": self.width, "head_dim": self.head_dim}
         if folding_pays(**shape) and not self.use_bias:
-            kernels = self.key.kernel.astype(self.dtype), self.value.kernel.astype(self.dtype)
-            context = context.astype(self.dtype)
+            kernels = self.key.kernel, self.value.kernel
             mixed = attend_folded(query, context, *kernels, heads=self.heads, bias=bias, mask=mask, drop=drop)
         else:
             key, value = self.key(context), self.value(context)

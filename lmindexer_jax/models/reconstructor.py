@@ -12,7 +12,7 @@ import enum
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lmindexer_jax.models.layers import (
     FeedForward,
@@ -20,8 +20,10 @@ from lmindexer_jax.models.layers import (
     Projection,
     RelativeBias,
     RMSNorm,
+    attend,
     mask_bias,
 )
+from lmindexer_jax.models.products import inner_products, surprise
 
 
 class ReconstructorKind(enum.StrEnum):
@@ -99,19 +101,9 @@ class Block(nn.Module):
     ) -> Float[Array, "B L D"]:
         """Attention of L slots over S keys; a stream of X = 1 rows is one query shared by all slots."""
 
-        def split(x: Float[Array, "B X I"]) -> Float[Array, "B H X d"]:
-            return x.reshape(*x.shape[:2], self.heads, self.head_width).transpose(0, 2, 1, 3)
-
         normed = self.norm(keys)
-        scores = jnp.einsum(
-            "bhxd,bhsd->bhxs",
-            split(self.query(self.norm(stream))),
-            split(self.key(normed)),
-            preferred_element_type=jnp.float32,
-        )
-        weights = jax.nn.softmax(scores + bias, axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("bhls,bhsd->bhld", weights, split(self.value(normed)))
-        return self.out(mixed.transpose(0, 2, 1, 3).reshape(mixed.shape[0], mixed.shape[2], -1))
+        query, key, value = self.query(self.norm(stream)), self.key(normed), self.value(normed)
+        return self.out(attend(query, key, value, heads=self.heads, bias=bias))
 
     def __call__(
         self,
@@ -151,15 +143,19 @@ class Reconstructor(nn.Module):
             self.head = self.param("head", nn.initializers.normal(0.02), (self.vocabulary, self.width))
             self.bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
 
+    def head_of(self, embedding: Float[Array, "V D"]) -> tuple[Float[Array, "V D"], Float[Array, " V"] | None]:
+        """Rows and bias of the head that the config names."""
+        return (self.head, self.bias) if self.config.head == Head.OWN else (embedding, None)
+
+    def scaled(self, x: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
+        """What the head reads."""
+        return x * self.width**-0.5 if self.config.head_scale == HeadScale.T5 else x
+
     def logits(self, x: Float[Array, "*S D"], embedding: Float[Array, "V D"]) -> Float[Array, "*S V"]:
-        """Project normed vectors to the vocabulary by the head that the config names."""
-        flat = x.reshape(-1, x.shape[-1])
-        if self.config.head_scale == HeadScale.T5:
-            flat = flat * self.width**-0.5
-        if self.config.head == Head.OWN:
-            out = flat @ self.head.astype(self.dtype).T + self.bias.astype(self.dtype)[None]
-        else:
-            out = flat @ embedding.astype(self.dtype).T
+        """Project normed vectors to float32 scores over the vocabulary by the head that the config names."""
+        rows, bias = self.head_of(embedding)
+        out = inner_products(self.scaled(x).reshape(-1, x.shape[-1]), rows, self.dtype, jnp.float32)
+        out = out if bias is None else out + bias[None]
         return out.reshape(*x.shape[:-1], -1)
 
     def bag(
@@ -171,17 +167,16 @@ class Reconstructor(nn.Module):
             stream = block(stream, None, None, deterministic=deterministic)
         return self.logits(self.final_norm(stream).sum(1), embedding)
 
-    def hinted(
+    def slots(
         self,
         queries: Float[Array, "B P D"],
         codes: Float[Array, "B P D"],
         tokens: Float[Array, "B L D"],
         mask: Bool[Array, "B L S"],
-        embedding: Float[Array, "V D"],
         *,
         deterministic: bool = True,
-    ) -> Float[Array, "B L V"]:
-        """One distribution per text slot.
+    ) -> Float[Array, "B L D"]:
+        """What the head reads at every text slot.
 
         The blocks run once per query vector on the same keys (the P code vectors and the L token embeddings,
         S = P + L) and mask; normed outputs are summed before one projection. Queries and code vectors are the same
@@ -197,4 +192,33 @@ class Reconstructor(nn.Module):
             for block in self.blocks:
                 stream = block(stream, keys, bias, deterministic=deterministic)
             total = total + self.final_norm(stream)
-        return self.logits(total, embedding)
+        return total
+
+    def hinted(
+        self,
+        queries: Float[Array, "B P D"],
+        codes: Float[Array, "B P D"],
+        tokens: Float[Array, "B L D"],
+        mask: Bool[Array, "B L S"],
+        embedding: Float[Array, "V D"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B L V"]:
+        """One distribution per text slot; arguments as `slots` has them."""
+        return self.logits(self.slots(queries, codes, tokens, mask, deterministic=deterministic), embedding)
+
+    def hinted_surprise(
+        self,
+        queries: Float[Array, "B P D"],
+        codes: Float[Array, "B P D"],
+        tokens: Float[Array, "B L D"],
+        mask: Bool[Array, "B L S"],
+        embedding: Float[Array, "V D"],
+        words: Int[Array, "B L"],
+        weights: Float[Array, "B L"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, ""]:
+        """Weighted sum of the cross-entropies of `words` under the distributions of `hinted`, which are never stored."""
+        read = self.scaled(self.slots(queries, codes, tokens, mask, deterministic=deterministic))
+        return surprise(read, *self.head_of(embedding), words, weights, self.dtype)

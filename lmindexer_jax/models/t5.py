@@ -20,6 +20,7 @@ from lmindexer_jax.models.layers import (
     RelativeBias,
     RMSNorm,
 )
+from lmindexer_jax.models.products import inner_products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +239,5 @@ class T5(nn.Module):
             hidden, rows = hidden * self.config.d_model**-0.5, self.shared.embedding
         else:
             rows = self.lm_head.embedding
-        flat = hidden.reshape(-1, hidden.shape[-1]).astype(self.dtype)
-        scores = jnp.matmul(flat, rows.astype(self.dtype).T, preferred_element_type=jnp.float32)
+        scores = inner_products(hidden.reshape(-1, hidden.shape[-1]), rows, self.dtype, jnp.float32)
         return scores.reshape(*hidden.shape[:-1], -1)

@@ -14,7 +14,12 @@ Terms = tuple[Float[Array, "..."], Float[Array, "..."]]
 def mean(terms: Terms) -> Float[Array, ""]:
     """Weighted mean; zero where nothing has weight."""
     values, weights = terms
-    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1e-9)
+    return jnp.sum(values * shares(weights))
+
+
+def shares(weights: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Weights that sum to one, or all zero where nothing has weight."""
+    return weights / jnp.maximum(jnp.sum(weights), 1e-9)
 
 
 def cross_entropy(logits: Float[Array, "*S V"], labels: Int[Array, "*S"]) -> Float[Array, "*S"]:
@@ -22,11 +27,6 @@ def cross_entropy(logits: Float[Array, "*S V"], labels: Int[Array, "*S"]) -> Flo
     logits = logits.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked
-
-
-def reconstruction(logits: Float[Array, "B L V"], tokens: Int[Array, "B L"], labelled: Bool[Array, "B L"]) -> Terms:
-    """Cross-entropy of every labelled token given the logits of its own slot (published form)."""
-    return cross_entropy(logits, tokens), labelled.astype(jnp.float32)
 
 
 def bag_reconstruction(logits: Float[Array, "B V"], tokens: Int[Array, "B L"], labelled: Bool[Array, "B L"]) -> Terms:

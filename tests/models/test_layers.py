@@ -23,7 +23,7 @@ def random_attention(seed, *, batch, queries, keys, width, heads, head_dim):
 
 
 def plain(query, context, key_kernel, value_kernel, **options):
-    return layers.attend(query, layers.matmul(context, key_kernel), layers.matmul(context, value_kernel), **options)
+    return layers.attend(query, context @ key_kernel, context @ value_kernel, **options)
 
 
 @pytest.mark.parametrize("queries", [1, 4])

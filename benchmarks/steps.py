@@ -1,0 +1,189 @@
+"""Training steps beside transformers' PyTorch T5: documents per second and share of the matmul rate, as one JSON object.
+
+    python benchmarks/steps.py [--sizes t5-small t5-base] [--positions 1 2] [--repeats 3]
+
+The published recipe's steps with a codebook: T5 backbone, everything trains, two dropout views, hinted reconstructor, the
+whole vocabulary. The rival does the same in the published structure (rivals/published.py). Both sides take turns, each in
+float32 and in bfloat16 with float32 masters, and the better precision of each side is compared. Model FLOPs are those
+of the matmuls that the step cannot do without, counted by hand below, and not what either side happens to execute; they are
+set against the best matmul rate of the same minutes, in the same precision, by the faster of the two libraries.
+Seconds are medians of wall time. On a machine that does other work, CPU seconds say more; both are given.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from rivals.published import make_step as make_rival
+
+from lmindexer_jax.indexing.objective import make_objective, start_memory
+from lmindexer_jax.indexing.recipe import StageKind, plan
+from lmindexer_jax.memory import keep_freed
+from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
+from lmindexer_jax.models.presets import PRESETS
+from lmindexer_jax.models.t5 import T5Config
+from lmindexer_jax.recipes import published
+from lmindexer_jax.training.optim import make_optimiser, paths, split
+from lmindexer_jax.training.steps import State, make_step
+
+BATCHES = {"t5-small": 8, "t5-base": 2}
+LENGTH = 128
+PRECISIONS = ("float32", "bfloat16")
+MATMULS = ((1024, 1024, 1024), (2048, 512, 2048), (2048, 2048, 2048))
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def documents(count: int, *, vocabulary: int, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Full-length documents of random tokens, the last one `</s>`."""
+    tokens = rng.integers(2, vocabulary, (count, LENGTH)).astype(np.int32)
+    tokens[:, -1] = 1
+    everywhere = np.ones(tokens.shape, bool)
+    codes = rng.integers(0, 512, (count, position)).astype(np.int32)
+    return {"tokens": tokens, "words": tokens, "mask": everywhere, "labelled": tokens != 1, "codes": codes}
+
+
+def make_batch(model: T5Config, *, size: int, position: int, neighbours: int) -> dict:
+    """What the objective reads; `position` counts from 0."""
+    rng = np.random.default_rng(0)
+    batch = documents(size, vocabulary=model.vocab_size, position=position, rng=rng) | {"present": np.ones(size, np.float32)}
+    if position:
+        batch["neighbours"] = documents(size * neighbours, vocabulary=model.vocab_size, position=position, rng=rng)
+        batch["neighbour_present"] = np.ones((size, neighbours), bool)
+    return batch
+
+
+def make_ours(model: T5Config, batch: dict, *, position: int) -> Callable[[str], float]:
+    """A function that takes one step in the named precision and returns the loss; both precisions move one state."""
+    config, key = published(), jax.random.key(0)
+    kind = config.indexer.reconstructor.kind
+    stages = plan(config.recipe, positions=len(config.indexer.codebook_sizes), documents=10_000, reconstructor=kind)
+    stage = next(s for s in stages if s.kind == StageKind.QUANTISED and s.position == position)
+    functions = {name: IndexerFunctions(Indexer(config.indexer, model, dtype=jnp.dtype(name))) for name in PRECISIONS}
+    params = functions["float32"].init(key)
+    rules = stage.rules(paths=tuple(paths(params)))
+    optimiser = make_optimiser(stage.optim, rules, params, steps=stage.steps)
+    compiled = {name: make_step(make_objective(f, stage, config.recipe), optimiser, rules) for name, f in functions.items()}
+    held = [State(params, optimiser.init(split(params, rules)[0]), start_memory(params, stage), jnp.zeros((), jnp.int32))]
+    del params
+    batch = jax.device_put(batch)
+
+    def step(precision: str) -> float:
+        state, metrics = compiled[precision](held.pop(), batch, key)
+        held.append(jax.block_until_ready(state))
+        return float(metrics["loss"])
+
+    return step
+
+
+def rival_size(model: T5Config) -> dict:
+    """The same size under the names of transformers' T5Config."""
+    names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "dropout_rate")
+    return {name: getattr(model, name) for name in names} | {"decoder_start_token_id": 0, "tie_word_embeddings": True}
+
+
+def model_flops(model: T5Config, *, batch: int, position: int, neighbours: int) -> float:
+    """Matmul FLOPs of one step: forward, and twice as much backward, since everything trains.
+
+    Counted is the least known way: the decoder's few queries go through the key and value matrices instead of every
+    token (layers.attend_folded), the reconstructor's one query has one row of scores, the head reads labelled slots.
+    """
+    width, inner, hidden, heads = model.d_model, model.num_heads * model.d_kv, model.d_ff, model.num_heads
+    rows, slots = batch * (2 + (neighbours if position else 0)), position + 1
+    projection, feed_forward = 2 * width * inner, 4 * width * hidden
+    encoder = LENGTH * (4 * projection + feed_forward) + 4 * LENGTH**2 * inner
+    plain = 2 * LENGTH * projection + 4 * slots * LENGTH * inner
+    folded = 2 * slots * projection + 4 * slots * heads * LENGTH * width
+    decoder = slots * (6 * projection + feed_forward) + 4 * slots**2 * inner + min(plain, folded)
+    keys = LENGTH + slots
+    ask = projection + 2 * keys * inner + 2 * LENGTH * keys * inner + LENGTH * (projection + feed_forward)
+    reconstructor = 2 * keys * projection + slots * ask + (LENGTH - 1) * 2 * width * model.vocab_size
+    forward = rows * (model.num_layers * encoder + model.num_decoder_layers * decoder) + batch * reconstructor
+    return 3.0 * forward
+
+
+def clocked(run: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def matmul_rates(precision: str) -> dict[str, tuple[float, float]]:
+    """Best FLOP per wall second and per CPU second of either library, over a few sizes."""
+    best = {}
+    for rows, inner, columns in MATMULS:
+        left, right = jnp.ones((rows, inner), precision), jnp.ones((inner, columns), precision)
+        product = jax.jit(jnp.matmul)
+        theirs = [torch.ones(shape, dtype=getattr(torch, precision)) for shape in ((rows, inner), (inner, columns))]
+        for name, run in (("ours", lambda: product(left, right).block_until_ready()), ("pytorch", lambda: torch.mm(*theirs))):
+            run()
+            seconds = np.array([clocked(run) for _ in range(5)]).min(axis=0)
+            rate = 2 * rows * inner * columns / seconds
+            best[name] = tuple(np.maximum(best.get(name, 0.0), rate))
+    return best
+
+
+def compare(size: str, *, position: int, repeats: int) -> dict:
+    """Both sides in both precisions, in turns."""
+    model, batch_size, neighbours = PRESETS[size], BATCHES[size], published().recipe.later.contrast.neighbours
+    config = published()
+    settings = config.recipe.later if position else config.recipe.first
+    batch = make_batch(model, size=batch_size, position=position, neighbours=neighbours)
+    ours = make_ours(model, batch, position=position)
+    theirs = make_rival(rival_size(model), batch, books=config.indexer.codebook_sizes, hidden=settings.hidden)
+    steps = {("ours", p): lambda p=p: ours(p) for p in PRECISIONS}
+    steps |= {("pytorch", p): lambda p=p: theirs(getattr(torch, p)) for p in PRECISIONS}
+    first = {f"{side} {precision}": round(clocked(step)[0], 1) for (side, precision), step in steps.items()}
+    taken, rates = {name: [] for name in steps}, {precision: [] for precision in PRECISIONS}
+    for _ in range(repeats):
+        for (side, precision), step in steps.items():
+            taken[side, precision].append(clocked(step))
+            rates[precision].append(np.max(list(matmul_rates(precision).values()), axis=0))
+            time.sleep(0.2)  # the threads of one library stop spinning before the other begins
+    flops = model_flops(model, batch=batch_size, position=position, neighbours=neighbours)
+    peak = {precision: np.max(rows, axis=0) for precision, rows in rates.items()}
+    result = {"batch": batch_size, "length": LENGTH, "rows_encoded": batch_size * (2 + (neighbours if position else 0))}
+    result |= {"model_gflops": round(flops / 1e9, 1), "first_call_seconds": first, "ours": {}, "pytorch": {}}
+    for (side, precision), seconds in taken.items():
+        wall, cpu = np.median(seconds, axis=0)
+        result[side][precision] = {
+            "documents_per_second": round(batch_size / wall, 3),
+            "seconds": round(wall, 3),
+            "cpu_seconds": round(cpu, 3),
+            "share_of_matmul_rate": round(flops / wall / peak[precision][0], 3),
+            "share_of_matmul_rate_by_cpu_seconds": round(flops / cpu / peak[precision][1], 3),
+        }
+    result["matmul_gflops_per_second"] = {p: round(rate[0] / 1e9) for p, rate in peak.items()}
+    for name, key in (("times_as_fast", "seconds"), ("times_as_fast_by_cpu_seconds", "cpu_seconds")):
+        best = {side: min(result[side][p][key] for p in PRECISIONS) for side in ("ours", "pytorch")}
+        result[name] = round(best["pytorch"] / best["ours"], 2)
+    return result
+
+
+def main() -> None:
+    """Measures what was asked for and prints it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=sorted(BATCHES), default=list(BATCHES))
+    parser.add_argument("--positions", nargs="+", type=int, choices=(1, 2), default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=3)
+    flags = parser.parse_args()
+    keep_freed()  # as the command does; it helps both sides
+    torch.set_num_threads(CORES)
+    results = {
+        f"{size} position {position}": compare(size, position=position - 1, repeats=flags.repeats)
+        for size in flags.sizes
+        for position in flags.positions
+    }
+    versions = {"jax": jax.__version__, "torch": torch.__version__}
+    head = {"benchmark": "steps", "device": jax.devices()[0].device_kind, "cpus": CORES, "versions": versions}
+    print(json.dumps(head | {"results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
