@@ -6,6 +6,7 @@ Where `ours` differs from `published` and why:
 - a document's vector starts as the encoder's pooled embedding, from position 2 on less its prefix' mean, so a later
   code cannot repeat an earlier one;
 - the reconstructor sees codes alone: what it learns to say, the codes must hold;
+- word vectors stand beside the contextual mean, which alone forgets on templated or listed text which words there were;
 - position 1 minimises the expected loss over all codes, so no straight-through estimate is needed;
 - codes of positions >= 2 are chosen in training by Sinkhorn over the batch and a queue, or they collapse;
 - vectors are compared by cosine, and k-means clusters by what assigns.
@@ -31,9 +32,9 @@ def ours(variant: str = "") -> Config:
     """The project's recipe for any corpus; "tiny" shrinks it to a look at the whole way."""
     first = PositionConfig(
         continuous_epochs=2,
-        quantised_epochs=4,
+        quantised_epochs=8,
         rates=Rates(decoder=1.0, codebook=1.0),
-        quantiser=QuantiserConfig(estimator=Estimator.MARGINAL, temperature=0.05, commitment=0.0, codebook=0.0),
+        quantiser=QuantiserConfig(estimator=Estimator.MARGINAL, temperature=0.07, commitment=0.0, codebook=0.0),
     )
     later = PositionConfig(
         continuous_epochs=1,
@@ -42,7 +43,10 @@ def ours(variant: str = "") -> Config:
         quantiser=QuantiserConfig(choice=Choice.BALANCED, temperature=0.05, commitment=0.25, codebook=1.0),
         commitment=0.1,
     )
-    config = Config(recipe=RecipeConfig(first=first, later=later, distinct_last=True))
+    config = Config(
+        indexer=IndexerConfig(lexical_weight=6.0, residual_weight=0.4),  # vectors about as long as without words
+        recipe=RecipeConfig(first=first, later=later, distinct_last=True),
+    )
     return shrink(config) if variant == "tiny" else config
 
 
