@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 
 from lmindexer_jax.config import Config, Precision
+from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.indexing.recipe import ContrastConfig, PositionConfig, Rates, RecipeConfig
+from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.models.indexer import IndexerConfig
 from lmindexer_jax.models.quantiser import Choice, Estimator, QuantiserConfig, Similarity
 from lmindexer_jax.models.reconstructor import Head, ReconstructorConfig, ReconstructorKind
@@ -81,3 +83,48 @@ def base(path: pathlib.Path, cache: pathlib.Path) -> Config:
     config.language_model.vocabulary = 512
     config.language_model.max_length = 24
     return config
+
+
+def two_stage(kind: IndexerKind, path: pathlib.Path, cache: pathlib.Path) -> Config:
+    """A two-stage rival in small."""
+    config = base(path, cache)
+    config.indexer_kind = kind
+    config.indexer.codebook_sizes = (6, 6, 6)
+    config.two_stage.rqvae.hidden, config.two_stage.rqvae.latent = (16,), 8
+    config.two_stage.training.epochs, config.two_stage.training.batch_size = 8, 32
+    return config
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing in the code may catch it."""
+
+
+class Mortal(Console):
+    """A console that kills the run at the n-th step of progress."""
+
+    def __init__(self, lives: int):
+        super().__init__(Mode.QUIET)
+        self.lives = lives
+
+    def progress(self, *args, **kwargs):
+        manager = super().progress(*args, **kwargs)
+        enter = manager.__enter__
+
+        class Watched:
+            def __enter__(_):
+                inner = enter()
+                advance = inner.advance
+
+                class Progress:
+                    def advance(_, *a, **k):
+                        self.lives -= 1
+                        if self.lives == 0:
+                            raise Killed
+                        advance(*a, **k)
+
+                return Progress()
+
+            def __exit__(_, *error):
+                return manager.__exit__(*error)
+
+        return Watched()

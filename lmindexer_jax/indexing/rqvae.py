@@ -6,6 +6,7 @@ et al. 2020), or it would stay behind for ever. Everything random follows from (
 is started again ends with the same bits.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -22,12 +23,14 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import residual
 from lmindexer_jax.indexing.journal import Journal
 from lmindexer_jax.indexing.objective import Outcome, code_metrics
+from lmindexer_jax.indexing.recipe import StageKind
 from lmindexer_jax.models.quantiser import CodebookUpdate, RunningMean, start_running_mean, update_running_mean
 from lmindexer_jax.models.rqvae import Outputs, Params, RqVae, RqVaeConfig, RqVaeFunctions
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
 from lmindexer_jax.training.steps import State, make_step
 
+STAGE = "rq-vae"
 ENCODED_TOGETHER = 1024  # vectors; one shape, so that a vector gets the same bits alone as in any company
 START_SAMPLE = 65_536  # latents that the books' k-means looks at
 
@@ -73,7 +76,7 @@ def fit(
       key: everything random follows from it.
       checkpoints: where the state is kept; one is written when `checkpoint_seconds` have passed.
       fingerprint: of the run; checkpoints of another are refused.
-      journal: opened at the epoch that training goes on from; one row per epoch.
+      journal: opened at the epoch that training goes on from; one row per epoch, and one for the end.
 
     Returns:
       the trained parameters, and the seconds that training took in all.
@@ -88,19 +91,24 @@ def fit(
     state, epoch = start(functions, inputs, training, steps=steps, batch_size=size, key=start_key)
     done, before, state = restore(checkpoints, state, fingerprint=fingerprint, console=console)
     began = saved = time.monotonic()
-    writer = journal(done)
-    with console.progress("rq-vae", total=training.epochs, unit="epochs", start=done) as progress:
+    with (
+        contextlib.closing(journal(done)) as writer,
+        console.progress(STAGE, total=training.epochs, unit="epochs", start=done) as progress,
+    ):
         for number in range(done + 1, training.epochs + 1):
             state, metrics = epoch(state, inputs, jax.random.fold_in(epoch_key, number))
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            row = {"stage": "rq-vae", "position": 1, "steps": training.epochs * steps, "step": number * steps}
+            row = {"stage": STAGE, "position": 1, "steps": training.epochs * steps, "step": number * steps}
             writer.write(number, row | values)
             if time.monotonic() - saved >= checkpoint_seconds and number < training.epochs:
                 spent = before + time.monotonic() - began
                 checkpoints.save(number, state._asdict(), meta={"spent": spent, "fingerprint": fingerprint})
                 saved = time.monotonic()
             progress.advance(1, loss=values["loss"], unexplained=values["reconstruction"])
-    return Fitted(jax.device_get(state.params), mean, scale), before + time.monotonic() - began
+        seconds = before + time.monotonic() - began
+        row = {"stage": STAGE, "kind": str(StageKind.QUANTISED), "position": 1, "seconds": seconds}
+        writer.write(training.epochs + 1, {"event": "stage", **row})
+    return Fitted(jax.device_get(state.params), mean, scale), seconds
 
 
 def check(training: RqVaeTraining, *, documents: int) -> None:
@@ -115,7 +123,7 @@ def moments(vectors: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, " D"],
     """Mean vector, and the root mean square of what deviates from it: after both, a loss of 1 explains nothing."""
     mean = vectors.mean(axis=0, dtype=np.float64)
     spread = np.sqrt(np.square(vectors, dtype=np.float64).mean() - np.square(mean).mean())
-    return mean.astype(np.float32), np.float32(max(spread, 1e-12))
+    return mean.astype(np.float32), np.asarray(max(spread, 1e-12), np.float32)
 
 
 def restore(checkpoints: Checkpoints, like: State, *, fingerprint: str, console: Console) -> tuple[int, float, State]:

@@ -11,6 +11,7 @@ documents are coded by:
 A book is kept as soon as it is there, so a killed run goes on at the position where it stopped.
 """
 
+import contextlib
 import dataclasses
 import enum
 import hashlib
@@ -38,7 +39,6 @@ from lmindexer_jax.training.checkpoint import Checkpoints, load_tree, save_tree
 
 META = "meta.json"
 ENCODER = "encoder"
-TRAINED = "rq-vae"
 
 
 class IndexerKind(enum.StrEnum):
@@ -106,7 +106,7 @@ def plan(kind: IndexerKind, sizes: Sequence[int], training: RqVaeTraining, *, do
         return [Stage(f"position-{t + 1}/cluster", StageKind.CLUSTER, t) for t in range(len(sizes))]
     if kind == IndexerKind.RQVAE:
         steps = max(1, documents // training.batch_size) * training.epochs
-        return [Stage(TRAINED, StageKind.QUANTISED, 0, steps=steps, epochs=training.epochs)]
+        return [Stage(rqvae.STAGE, StageKind.QUANTISED, 0, steps=steps, epochs=training.epochs)]
     return []
 
 
@@ -179,9 +179,11 @@ def learn_books(run: TwoStage) -> None:
     done = 0
     while (run.directory / str(done + 1) / "manifest.json").exists():
         done += 1
-    writer = open_journal(run, resume_at=done)
     stages = plan(run.kind, run.sizes, run.config.training, documents=len(run.ids))
-    with run.console.progress(f"{run.kind} k-means", total=len(stages), unit="positions", start=done) as progress:
+    with (
+        contextlib.closing(open_journal(run, resume_at=done)) as writer,
+        run.console.progress(f"{run.kind} k-means", total=len(stages), unit="positions", start=done) as progress,
+    ):
         for stage in stages[done:]:
             began = time.monotonic()
             tree = fit_book(run, stage.position)
@@ -190,7 +192,6 @@ def learn_books(run: TwoStage) -> None:
             writer.write(stage.position + 1, {"event": "stage", **row, "seconds": run.spent[stage.name]})
             save_tree(run.directory / str(stage.position + 1), tree)
             progress.advance()
-    writer.close()
 
 
 def fit_book(run: TwoStage, position: int) -> dict[str, np.ndarray]:
@@ -214,19 +215,12 @@ def read_books(kind: IndexerKind, directory: pathlib.Path, positions: int) -> li
 
 def learn_rqvae(run: TwoStage) -> None:
     """Train the rq-VAE, if that is not done yet."""
-    home = run.directory / TRAINED
-    epochs = run.config.training.epochs
+    home = run.directory / rqvae.STAGE
     if (home / "manifest.json").exists():
-        open_journal(run, resume_at=epochs + 1).close()
+        open_journal(run, resume_at=run.config.training.epochs + 1).close()
         return
-    writers = []
-
-    def opened(epoch: int) -> journal.Journal:
-        writers.append(open_journal(run, resume_at=epoch))
-        return writers[-1]
-
     with Checkpoints(run.workdir / "checkpoints") as checkpoints:
-        fitted, seconds = rqvae.fit(
+        fitted, run.spent[rqvae.STAGE] = rqvae.fit(
             run.vectors,
             sizes=run.sizes,
             config=run.config.rqvae,
@@ -236,13 +230,9 @@ def learn_rqvae(run: TwoStage) -> None:
             checkpoints=checkpoints,
             checkpoint_seconds=run.checkpoint_seconds,
             fingerprint=run.fingerprint,
-            journal=opened,
+            journal=lambda epoch: open_journal(run, resume_at=epoch),
             console=run.console,
         )
-    run.spent[TRAINED] = seconds
-    row = {"stage": TRAINED, "kind": str(StageKind.QUANTISED), "position": 1, "seconds": seconds}
-    writers[-1].write(epochs + 1, {"event": "stage", **row})
-    writers[-1].close()
     save_tree(home, fitted._asdict())
 
 
@@ -280,7 +270,7 @@ def code(
     if kind == IndexerKind.ATOMIC:
         return controls.atomic_codes(len(ids))
     if kind == IndexerKind.RQVAE:
-        return rqvae.code(vectors, rqvae.Fitted(**load_tree(directory / TRAINED)), config=config.rqvae)
+        return rqvae.code(vectors, rqvae.Fitted(**load_tree(directory / rqvae.STAGE)), config=config.rqvae)
     books = read_books(kind, directory, len(sizes))
     if kind == IndexerKind.HIERARCHICAL:
         return hierarchical.code(vectors, books)[0]

@@ -24,20 +24,19 @@ def test_the_error_falls_by_level_as_with_scikit_learn():
     books = fitted(vectors, (16, 16, 16))
     ours = [np.square(residual.code(vectors, books[:level])[1]).sum() for level in range(4)]
     assert all(below < above for above, below in zip(ours, ours[1:]))
-    rest, theirs = vectors, []
-    for _ in books:
-        found = KMeans(16, n_init=1, random_state=0).fit(rest)
-        rest = rest - found.cluster_centers_[found.labels_]
-        theirs.append(np.square(rest).sum())
-    np.testing.assert_allclose(ours[1:], theirs, rtol=0.03)
+    # Level by level on the same residuals, so that one level's luck is not the next one's task.
+    for level, rows in enumerate(books):
+        _, rest = residual.code(vectors, books[:level])
+        theirs = KMeans(16, n_init=2, random_state=0).fit(rest)
+        assert ours[level + 1] <= 1.02 * theirs.inertia_
 
 
 def test_codes_are_greedy_nearest_rows():
     """faiss' ResidualQuantizer with a beam of one, written out."""
-    vectors = clustered(300, 6, 9)
-    books = fitted(vectors, (8, 5))
+    vectors = clustered(1500, 12, 30)
+    books = fitted(vectors, (16, 16))
     codes, rest = residual.code(vectors, books)
-    for row in range(300):
+    for row in range(0, 1500, 10):
         left = vectors[row].astype(np.float64)
         for level, rows in enumerate(books):
             distances = np.square(left - rows).sum(axis=1)
@@ -47,9 +46,9 @@ def test_codes_are_greedy_nearest_rows():
 
 
 def test_alone_as_in_company():
-    vectors = clustered(400, 24, 20)
+    vectors = clustered(1500, 12, 30)
     books = fitted(vectors, (16, 16))
     codes, _ = residual.code(vectors, books)
-    for row in (0, 123, 399):
+    for row in (0, 123, 1499):
         np.testing.assert_array_equal(residual.code(vectors[row : row + 1], books)[0][0], codes[row])
     assert residual.code(vectors[:0], books)[0].shape == (0, 2)

@@ -20,41 +20,6 @@ from lmindexer_jax.indexing import id_table
 from lmindexer_jax.run import execute
 
 
-class Killed(BaseException):
-    """Stands in for a kill: nothing in the code may catch it."""
-
-
-class Mortal(Console):
-    """A console that kills the run at the n-th step of progress."""
-
-    def __init__(self, lives: int):
-        super().__init__(Mode.QUIET)
-        self.lives = lives
-
-    def progress(self, *args, **kwargs):
-        manager = super().progress(*args, **kwargs)
-        enter = manager.__enter__
-
-        class Watched:
-            def __enter__(_):
-                inner = enter()
-                advance = inner.advance
-
-                class Progress:
-                    def advance(_, *a, **k):
-                        self.lives -= 1
-                        if self.lives == 0:
-                            raise Killed
-                        advance(*a, **k)
-
-                return Progress()
-
-            def __exit__(_, *error):
-                return manager.__exit__(*error)
-
-        return Watched()
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("runs")
@@ -106,9 +71,9 @@ def test_killed_anywhere_and_started_again_ends_alike(finished, home, seed):
     deaths = 0
     while True:
         try:
-            execute(config, other, console=Mortal(rng.randint(4, 30)))
+            execute(config, other, console=runs.Mortal(rng.randint(4, 30)))
             break
-        except Killed:
+        except runs.Killed:
             deaths += 1
     assert deaths >= 2
     one, two = id_table.load(workdir / "ids"), id_table.load(other / "ids")
