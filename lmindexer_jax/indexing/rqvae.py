@@ -39,7 +39,7 @@ START_SAMPLE = 65_536  # latents that the books' k-means looks at
 class RqVaeTraining:
     """How long and how the rq-VAE trains."""
 
-    epochs: int = 300
+    epochs: int = 160
     batch_size: int = 1024
     restart: bool = True  # move rows that an epoch did not use
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
