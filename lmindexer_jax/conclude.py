@@ -7,6 +7,7 @@ import resource
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, PlannedStage
@@ -19,24 +20,60 @@ from lmindexer_jax.evaluation.lift import co_occurrence
 from lmindexer_jax.evaluation.report import write_report
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing import export, id_table, journal
-from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.kmeans import kmeans
-from lmindexer_jax.indexing.runner import Run
+from lmindexer_jax.indexing.recipe import Stage
+from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.data.interactions import read_interactions
-from lmindexer_jax.prepare import Prepared
+
+# What the reconstructor of a learned run was seen to do at each position, and how its codes moved.
+WATCHED = ("accuracy", "shuffled_accuracy", "macro_f1", "shuffled_macro_f1", "nats", "shuffled_nats", "drift")
+
+TWO_STAGE_REMEDIES = {
+    health.Mode.COLLISIONS: "add a position or larger books to indexer.codebook_sizes",
+    health.Mode.DEAD: "give smaller books in indexer.codebook_sizes, or an rq-VAE more two_stage.training.epochs",
+    health.Mode.REPETITION: "choose another indexer_kind: residual codes are taken relative to what the prefix explains",
+}
 
 
-def conclude(config: Config, prepared: Prepared, run: Run, *, planned: list[PlannedStage], console: Console) -> None:
+@dataclasses.dataclass
+class Finished:
+    """What a run of any kind ends with.
+
+    Attributes:
+      workdir: of the run.
+      corpus: N documents.
+      inputs: their tokens and their codes.
+      sizes: K of every position.
+      last: (N,) codes of the last position as learned, before any reassignment for distinctness.
+      model_hash: of what assigned the codes.
+      stages: that the run went through, in order.
+      planned: what each stage was thought to cost.
+      spent: seconds by name of stage.
+    """
+
+    workdir: pathlib.Path
+    corpus: Corpus
+    inputs: Inputs
+    sizes: tuple[int, ...]
+    last: Int[np.ndarray, " N"]
+    model_hash: str
+    stages: list[Stage]
+    planned: list[PlannedStage]
+    spent: dict[str, float]
+
+
+def conclude(config: Config, run: Finished, *, console: Console) -> None:
     """Write everything that a workdir holds besides checkpoints, and print the closing table."""
-    table = write_table(config, prepared, run)
+    table = write_table(config, run)
     export.to_json(table, run.workdir / "ids.json")
-    summary = summarise(config, prepared, run, planned=planned)
-    findings = table_findings(summary)
+    summary = summarise(config, run)
+    findings = table_findings(config.indexer_kind, summary)
     summary["findings"] = [dataclasses.asdict(finding) for finding in findings]
     with replacing(run.workdir / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=1))
-    write_plan(config, prepared, run, planned=planned, summary=summary)
-    corpus = prepared.corpus
+    write_plan(config, run, summary=summary)
+    corpus = run.corpus
     report = write_report(
         run.workdir, codes=table.codes, ids=corpus.ids().to_pylist(), text=corpus.text, paths=corpus.path if corpus.depth() else None
     )
@@ -46,55 +83,52 @@ def conclude(config: Config, prepared: Prepared, run: Run, *, planned: list[Plan
     console.success(f"IDs in {run.workdir / 'ids'}, report in {report}")
 
 
-def write_table(config: Config, prepared: Prepared, run: Run) -> id_table.IdTable:
+def write_table(config: Config, run: Finished) -> id_table.IdTable:
     """The artefact that all else loads."""
-    positions = len(config.indexer.codebook_sizes)
     manifest = id_table.Manifest(
         config=json.loads(json.dumps(dataclasses.asdict(config))),
-        corpus_hash=prepared.corpus.hash,
-        model_hash=Assigners(run.workdir / "assigners").model_hash(positions),
-        codebook_sizes=tuple(config.indexer.codebook_sizes),
+        corpus_hash=run.corpus.hash,
+        model_hash=run.model_hash,
+        codebook_sizes=run.sizes,
     )
-    table = id_table.build(prepared.corpus.ids().to_pylist(), prepared.inputs.codes, manifest)
+    table = id_table.build(run.corpus.ids().to_pylist(), run.inputs.codes, manifest)
     table.save(run.workdir / "ids")
     return table
 
 
-def summarise(config: Config, prepared: Prepared, run: Run, *, planned: list[PlannedStage]) -> dict:
-    """Every number of the closing table and of docs/results."""
-    inputs, sizes = prepared.inputs, tuple(config.indexer.codebook_sizes)
+def summarise(config: Config, run: Finished) -> dict:
+    """Every number of the closing table and of docs/results; what a kind of run does not have is left out."""
+    inputs, sizes = run.inputs, run.sizes
     words = bags(inputs.store.flat, inputs.offsets, unlabelled=inputs.unlabelled)
-    labels = labels_of(prepared.corpus)
+    labels = labels_of(run.corpus)
     seen = {row["position"]: row for row in journal.read(run.workdir / "metrics.jsonl") if row.get("kind") == "assign"}
     before = {
-        row["position"]: row["perplexity"]
+        row["position"]: {"perplexity_after_training": row["perplexity"]}
         for row in journal.read(run.workdir / "metrics.jsonl")
         if row.get("kind") == "quantised" and "perplexity" in row
     }
     gains, uses = bow_gain(inputs.codes, words), usage(inputs.codes, sizes)
     rows = []
     for position, use in enumerate(uses):
-        watched = seen[position + 1]
+        watched = seen.get(position + 1, {})
         rows.append(
             {
                 "position": position + 1,
                 "codes": sizes[position],
                 "usage": use.usage,
                 "perplexity": use.perplexity,
-                "perplexity_after_training": before.get(position + 1),
+                **before.get(position + 1, {}),
                 "perplexity_within_prefix": use.perplexity_within,
                 "dead": use.dead,
                 "largest_share": use.largest_share,
                 "bow_gain": float(gains[position]),
-                **{name: watched[name] for name in ("accuracy", "shuffled_accuracy", "macro_f1", "shuffled_macro_f1")},
-                "nats": watched["nats"],
-                "shuffled_nats": watched["shuffled_nats"],
-                "drift": watched["drift"],
+                **{name: watched[name] for name in WATCHED if name in watched},
             }
         )
     learned = inputs.codes.copy()
-    learned[:, -1] = Assigners(run.workdir / "assigners").learned_codes(len(sizes) - 1)
+    learned[:, -1] = run.last
     summary = {
+        "indexer": str(config.indexer_kind),
         "documents": len(inputs),
         "rows": rows,
         "collisions": dataclasses.asdict(collisions(inputs.codes)),
@@ -102,23 +136,25 @@ def summarise(config: Config, prepared: Prepared, run: Run, *, planned: list[Pla
         "ami": agreement_by_depth(inputs.codes, labels) if labels else [],
         "repetition": repetition(inputs.codes),
         "seconds": run.spent,
-        "estimated_minutes": sum(stage.minutes or 0.0 for stage in planned),
+        "estimated_minutes": sum(stage.minutes or 0.0 for stage in run.planned),
         "minutes": sum(run.spent.values()) / 60,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": jax.devices()[0].device_kind,
     }
     interactions = None
     if config.interactions:
-        interactions = read_interactions(pathlib.Path(config.interactions), prepared.corpus.ids().to_pylist())
+        interactions = read_interactions(pathlib.Path(config.interactions), run.corpus.ids().to_pylist())
         summary["co_occurrence"] = dataclasses.asdict(co_occurrence(inputs.codes[:, 0], *interactions))
     if config.baseline and inputs.pooled is not None:
-        summary["baseline"] = baseline(prepared, words, labels, size=sizes[0], seed=config.seed, interactions=interactions)
+        summary["baseline"] = baseline(inputs.pooled, words, labels, size=sizes[0], seed=config.seed, interactions=interactions)
     return summary
 
 
-def baseline(prepared: Prepared, words, labels: list[np.ndarray], *, size: int, seed: int, interactions) -> dict:
+def baseline(
+    pooled: Float[np.ndarray, "N D"], words, labels: list[np.ndarray], *, size: int, seed: int, interactions
+) -> dict:
     """k-means of the frozen encoder's embeddings at the same K: what the first code has to beat."""
-    found = kmeans(np.asarray(prepared.inputs.pooled), size, key=jax.random.key(seed))
+    found = kmeans(np.asarray(pooled), size, key=jax.random.key(seed))
     codes = found.codes[:, None]
     out = {
         "what": f"k-means of the frozen encoder's pooled embeddings, K={size}",
@@ -136,23 +172,24 @@ def labels_of(corpus: Corpus) -> list[np.ndarray]:
     return [corpus.labels(depth) for depth in range(1, corpus.depth() + 1)]
 
 
-def table_findings(summary: dict) -> list[health.Finding]:
+def table_findings(kind: IndexerKind, summary: dict) -> list[health.Finding]:
     """What the finished table gives cause to say."""
     rows, distinct = summary["rows"], summary["collisions"]
-    return health.diagnose_table(
+    found = health.diagnose_table(
         documents=summary["documents"],
         sizes=tuple(row["codes"] for row in rows),
         distinct_share=distinct["distinct_share"],
         largest_group=distinct["largest_group"],
         usage=tuple(row["usage"] for row in rows),
         repetition=tuple(summary["repetition"]),
-        drift=tuple(rows[-1]["drift"]),
+        drift=tuple(rows[-1].get("drift", ())),
     )
+    if kind == IndexerKind.LEARNED:
+        return found
+    return [dataclasses.replace(finding, remedy=TWO_STAGE_REMEDIES[finding.mode]) for finding in found]
 
 
-def write_plan(
-    config: Config, prepared: Prepared, run: Run, *, planned: list[PlannedStage], summary: dict
-) -> None:
+def write_plan(config: Config, run: Finished, *, summary: dict) -> None:
     """plan.json: what was to be done, what it was thought to cost and what it did cost."""
     stages = [
         {
@@ -165,14 +202,15 @@ def write_plan(
             "seconds": run.spent.get(stage.name),
             "peak_memory_mb": plan.memory_mb,
         }
-        for stage, plan in zip(run.stages, planned, strict=True)
+        for stage, plan in zip(run.stages, run.planned, strict=True)
     ]
     about = {
         "corpus": config.corpus.name or pathlib.Path(config.corpus.path).name,
-        "documents": len(prepared.corpus),
+        "indexer": str(config.indexer_kind),
+        "documents": len(run.corpus),
         "language model": config.language_model.name,
-        "positions": len(config.indexer.codebook_sizes),
-        "codebook sizes": list(config.indexer.codebook_sizes),
+        "positions": len(run.sizes),
+        "codebook sizes": list(run.sizes),
         "seed": config.seed,
         "device": summary["device"],
         "jax": jax.__version__,
@@ -183,7 +221,8 @@ def write_plan(
 
 def show(summary: dict, *, console: Console) -> None:
     """The closing tables."""
-    columns = ("position", "codes", "usage", "perplexity", "bow_gain", "nats", "shuffled_nats", "macro_f1", "shuffled_macro_f1")
+    wanted = ("position", "codes", "usage", "perplexity", "bow_gain", "nats", "shuffled_nats", "macro_f1", "shuffled_macro_f1")
+    columns = [name for name in wanted if name in summary["rows"][0]]
     console.table("codes", columns, [[row[name] for name in columns] for row in summary["rows"]])
     learned, final = summary["collisions_as_learned"], summary["collisions"]
     console.note(
@@ -195,5 +234,6 @@ def show(summary: dict, *, console: Console) -> None:
         console.note(f"beside it: {base['what']}: bag-of-words gain {base['bow_gain']:.3f} (first code: {summary['rows'][0]['bow_gain']:.3f})")
     if summary["ami"]:
         beside = {(row["codes"], row["labels"]): row["ami"] for row in (base or {}).get("ami", [])}
+        columns = ["codes", "against", "labels", summary["indexer"], *(["k-means"] if base else [])]
         rows = [[row["codes"], row["labels"], row["labels_count"], row["ami"], beside.get((row["codes"], row["labels"]))] for row in summary["ami"]]
-        console.table("agreement with the categories (AMI)", ("codes", "against", "labels", "learned", "k-means"), rows)
+        console.table("agreement with the categories (AMI)", columns, [row[: len(columns)] for row in rows])

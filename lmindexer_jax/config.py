@@ -9,6 +9,7 @@ from lmindexer_jax.console import Mode
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.recipe import RecipeConfig
+from lmindexer_jax.indexing.two_stage import IndexerKind, TwoStageConfig
 from lmindexer_jax.models.indexer import IndexerConfig
 from lmindexer_jax.training.sharding import MeshConfig
 
@@ -37,9 +38,11 @@ class Config:
     """One run. `python -m lmindexer_jax.main --config x.py --config.seed=1 --config.recipe.first.rounds=2`."""
 
     corpus: CorpusConfig = dataclasses.field(default_factory=CorpusConfig)
+    indexer_kind: IndexerKind = IndexerKind.LEARNED
     language_model: LanguageModelConfig = dataclasses.field(default_factory=LanguageModelConfig)
     indexer: IndexerConfig = dataclasses.field(default_factory=IndexerConfig)
     recipe: RecipeConfig = dataclasses.field(default_factory=RecipeConfig)
+    two_stage: TwoStageConfig = dataclasses.field(default_factory=TwoStageConfig)  # of every kind but "learned"
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     precision: Precision = Precision.AUTO
     seed: int = 0
@@ -54,7 +57,7 @@ FREE = ("checkpoint_seconds", "language_model.cache_states", "console", "mesh", 
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Settings by dotted name, as JSON holds them, without the free ones."""
+    """Settings by dotted name, as JSON holds them, without the free ones and those that this kind of indexer does not read."""
 
     def walk(prefix: str, value: object) -> dict[str, object]:
         if isinstance(value, dict):
@@ -62,7 +65,8 @@ def flatten(config: Config) -> dict[str, object]:
         return {prefix[:-1]: list(value) if isinstance(value, tuple) else value}
 
     flat = walk("", dataclasses.asdict(config))
-    return {name: value for name, value in flat.items() if not name.startswith(FREE)}
+    unread = "two_stage." if config.indexer_kind == IndexerKind.LEARNED else "recipe."
+    return {name: value for name, value in flat.items() if not name.startswith((*FREE, unread))}
 
 
 def fingerprint(settings: dict[str, object]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
@@ -25,19 +25,24 @@ from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
-from lmindexer_jax.indexing import id_table
+from lmindexer_jax.indexing import id_table, two_stage
 from lmindexer_jax.indexing.assign import corpus_codes
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.inputs import Inputs
+from lmindexer_jax.indexing.two_stage import IndexerKind
+from lmindexer_jax.indexing.vectors import VectorSource, from_file, from_language_model
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
+from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.prepare import dropped_text, language_model_config, open_tokenizer, read_run
 
 CHUNK = 8192  # documents whose encoder states are held at a time
 
 
-def index(workdir: pathlib.Path, corpus_config: CorpusConfig, *, console: Console) -> tuple[Corpus, id_table.IdTable]:
+def index(
+    workdir: pathlib.Path, corpus_config: CorpusConfig, *, console: Console, vectors: str = ""
+) -> tuple[Corpus, id_table.IdTable]:
     """Code every document of a corpus by a run's snapshots.
 
     Documents that the run's table has already keep the IDs they have there. The others get codes by their text alone
@@ -47,6 +52,7 @@ def index(workdir: pathlib.Path, corpus_config: CorpusConfig, *, console: Consol
       workdir: of a finished run.
       corpus_config: the new documents.
       console: shows progress.
+      vectors: of the new documents (.npy or .parquet), where the run was made of the user's own vectors.
 
     Returns:
       the new documents, and the run's table with them appended.
@@ -58,9 +64,13 @@ def index(workdir: pathlib.Path, corpus_config: CorpusConfig, *, console: Consol
     if run is None:
         raise UserError(f"{workdir}: no run here; make one with `python -m lmindexer_jax.main --config ... --workdir {workdir}`")
     config = from_dict(Config, run["config"])
-    positions = len(config.indexer.codebook_sizes)
-    assigners = Assigners(workdir / "assigners")
-    table = id_table.load(workdir / "ids", model_hash=assigners.model_hash(positions))
+    learned = config.indexer_kind == IndexerKind.LEARNED
+    check_kind(config, vectors)
+    if learned:
+        model = Assigners(workdir / "assigners").model_hash(len(config.indexer.codebook_sizes))
+    else:
+        model = two_stage.model_hash(workdir)
+    table = id_table.load(workdir / "ids", model_hash=model)
     corpus = open_corpus(corpus_config)
     console.note(f"{len(corpus):,} documents" + dropped_text(corpus.dropped))
     preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
@@ -70,17 +80,64 @@ def index(workdir: pathlib.Path, corpus_config: CorpusConfig, *, console: Consol
     )
     language_model = language_model_config(preset, tokenizer)
     functions = IndexerFunctions(Indexer(config.indexer, language_model, dtype=jnp.dtype(run["precision"])))
-    parts = [
-        code(functions, assigners, part, config, unlabelled=tokenizer.special_ids, console=console)
-        for part in chunks(store)
-    ]
-    codes = np.concatenate(parts)
-    known = set(table.ids.to_pylist())
     names = corpus.ids().to_pylist()
+    if learned:
+        assigners = Assigners(workdir / "assigners")
+        parts = [
+            code(functions, assigners, part, config, unlabelled=tokenizer.special_ids, console=console)
+            for part in chunks(store)
+        ]
+        codes = np.concatenate(parts)
+    else:
+        codes = two_stage.code(
+            config.indexer_kind,
+            workdir / "assigners",
+            new_vectors(config, workdir, vectors, functions, store, names, unlabelled=tokenizer.special_ids, console=console),
+            ids=names,
+            sizes=table.manifest.codebook_sizes,
+            config=config.two_stage,
+            seed=config.seed,
+        )
+    known = set(table.ids.to_pylist())
     new = np.array([name not in known for name in names], bool)
     if (~new).any():
         console.note(f"{int((~new).sum()):,} documents are in the table already and keep their IDs")
     return corpus, table.append([name for name, is_new in zip(names, new) if is_new], codes[new])
+
+
+def check_kind(config: Config, vectors: str) -> None:
+    """Refuse a kind of run that has no codes for new documents, and vectors that are missing or not wanted."""
+    kind, source = config.indexer_kind, config.two_stage.vectors.source
+    if kind == IndexerKind.ATOMIC:
+        raise UserError("atomic IDs number the documents of their corpus: new ones have none; learn again with them in it")
+    wanted = kind != IndexerKind.LEARNED and kind.has_vectors and source == VectorSource.FILE
+    if wanted and not vectors:
+        raise UserError("this run was made of your own vectors: give those of the new documents by --vectors FILE")
+    if vectors and not wanted:
+        raise UserError("--vectors: this run makes its vectors itself; leave the flag out")
+
+
+def new_vectors(
+    config: Config,
+    workdir: pathlib.Path,
+    path: str,
+    functions: IndexerFunctions,
+    store: TokenStore,
+    ids: list[str],
+    *,
+    unlabelled: tuple[int, ...],
+    console: Console,
+) -> Float[np.ndarray, "N D"] | None:
+    """Vectors of the documents of a store as a two-stage run makes them; None where its kind needs none."""
+    if not config.indexer_kind.has_vectors:
+        return None
+    settings = dataclasses.replace(config.two_stage.vectors, path=path)
+    if settings.source == VectorSource.FILE:
+        return from_file(settings, ids)
+    params = load_tree(workdir / "assigners" / two_stage.ENCODER)
+    return from_language_model(
+        settings.source, functions, params, store, unlabelled=unlabelled, cache=None, console=console
+    )
 
 
 def chunks(store: TokenStore) -> Iterator[TokenStore]:
@@ -161,6 +218,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--add", action="store_true", help="keep the new documents in the run's ID table as well")
     parser.add_argument("--id-field", default=CorpusConfig.id_field, help="field with the id; '' numbers the records")
     parser.add_argument("--template", help="text from fields, as '{title} {brand}'; default: as the run was trained")
+    parser.add_argument("--vectors", default="", help="of the new documents, where the run was made of your own (.npy or .parquet)")
     parser.add_argument("--cache-dir", default="", help="where prepared documents are kept")
     parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
     return parser.parse_args(arguments)
@@ -175,7 +233,7 @@ def main() -> None:
     corpus_config = CorpusConfig(
         path=flags.documents, id_field=flags.id_field, template=template, cache_dir=flags.cache_dir
     )
-    corpus, table = index(flags.workdir, corpus_config, console=console)
+    corpus, table = index(flags.workdir, corpus_config, console=console, vectors=flags.vectors)
     write(flags.output, corpus, table)
     if flags.add:
         table.save(flags.workdir / "ids")

@@ -12,6 +12,7 @@ from lmindexer_jax import __version__
 from lmindexer_jax.config import Config, Precision, fingerprint, flatten, refuse_change
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.corpus import Corpus, open_corpus
+from lmindexer_jax.data.embeddings import content_hash
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
@@ -24,11 +25,26 @@ from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.estimate import matmul_rate
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.recipe import Stage, plan
+from lmindexer_jax.indexing.two_stage import ENCODER, IndexerKind, TwoStage, code_sizes
+from lmindexer_jax.indexing.vectors import VectorSource, check as check_vectors, from_file, from_language_model
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions, Params
 from lmindexer_jax.models.reconstructor import Head
 from lmindexer_jax.models.t5 import T5Config
+from lmindexer_jax.training.checkpoint import save_tree
+
+
+@dataclasses.dataclass
+class Texts:
+    """The documents and how they are read: what runs of every kind stand on."""
+
+    corpus: Corpus
+    preset: presets.Preset
+    tokenizer: Tokenizer
+    store: TokenStore
+    precision: str
+    settings: dict[str, object]  # all that determines the result
 
 
 @dataclasses.dataclass
@@ -45,11 +61,11 @@ class Prepared:
     fingerprint: str
 
 
-def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepared:
-    """Open or make everything that a run needs; quick when it has been made before.
+def open_texts(config: Config, workdir: pathlib.Path, *, console: Console) -> Texts:
+    """Open or make corpus, tokenizer and tokens; quick when they have been made before.
 
     Raises:
-      UserError: bad corpus, unknown language model, or a workdir that holds another run.
+      UserError: bad settings, bad corpus, unknown language model, or a workdir that holds another run.
     """
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -63,16 +79,28 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
     old = read_run(workdir)
     precision = old["precision"] if old else str(resolve_precision(config.precision))
     settings = flatten(config) | {"corpus content": corpus.hash, "tokens": store.hash}
+    if config.indexer_kind != IndexerKind.LEARNED and config.two_stage.vectors.path:
+        settings["vectors content"] = content_hash(pathlib.Path(config.two_stage.vectors.path).expanduser())
     if old:
         refuse_change(old["settings"], settings, workdir=str(workdir))
+    return Texts(corpus, preset, tokenizer, store, precision, settings)
 
-    functions, params, words = open_model(config, preset, tokenizer, store, dtype=jnp.dtype(precision))
+
+def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepared:
+    """Open or make everything that a learned run needs; quick when it has been made before.
+
+    Raises:
+      UserError: see `open_texts`, or stages that cannot work together.
+    """
+    texts = open_texts(config, workdir, console=console)
+    corpus, tokenizer, store = texts.corpus, texts.tokenizer, texts.store
+    cache = cache_root(config.corpus.cache_dir)
+    functions, params, words = open_model(config, texts.preset, tokenizer, store, dtype=jnp.dtype(texts.precision))
     positions = len(config.indexer.codebook_sizes)
     stages = plan(
         config.recipe, positions=positions, documents=len(corpus), reconstructor=config.indexer.reconstructor.kind
     )
-    if not old:
-        write_run(workdir, settings=settings, precision=precision, config=config)
+    bind(workdir, texts, config)
     unlabelled = tokenizer.special_ids
     inputs = Inputs(store, unlabelled, np.zeros((len(corpus), positions), np.int32), words)
     if frozen_language_model(stages) and config.language_model.cache_states:
@@ -83,7 +111,52 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
         if not assigners.has_centres(0):
             assigners.save_centres(0, whole_corpus(start_vectors(functions, params, inputs, console=console)))
         inputs.centres = [assigners.load_centres(0)]
-    return Prepared(corpus, tokenizer, store, functions, params, stages, inputs, fingerprint(settings))
+    return Prepared(corpus, tokenizer, store, functions, params, stages, inputs, fingerprint(texts.settings))
+
+
+def prepare_two_stage(config: Config, workdir: pathlib.Path, *, console: Console) -> tuple[Corpus, Inputs, TwoStage]:
+    """Open or make everything that a two-stage run needs: the documents, and a vector for each where the kind has vectors.
+
+    Raises:
+      UserError: see `open_texts`, or vectors of the user's own that do not fit the documents.
+    """
+    texts = open_texts(config, workdir, console=console)
+    ids, kind, settings = texts.corpus.ids().to_pylist(), config.indexer_kind, config.two_stage.vectors
+    vectors, dtype = None, jnp.dtype(texts.precision)
+    from_model = kind.has_vectors and settings.source != VectorSource.FILE
+    if kind.has_vectors and not from_model:
+        vectors = from_file(settings, ids)
+    if from_model:
+        functions, params, _ = open_model(config, texts.preset, texts.tokenizer, texts.store, dtype=dtype)
+    bind(workdir, texts, config)
+    if from_model:
+        save_tree(workdir / "assigners" / ENCODER, {name: params[name] for name in params if name not in ("decoder", "reconstructor")})
+        cache = cache_root(config.corpus.cache_dir) / "encoded" if config.language_model.cache_states else None
+        vectors = from_language_model(
+            settings.source,
+            functions,
+            params,
+            texts.store,
+            unlabelled=texts.tokenizer.special_ids,
+            cache=cache,
+            console=console,
+        )
+    sizes = code_sizes(kind, config.indexer.codebook_sizes, documents=len(ids))
+    inputs = Inputs(texts.store, texts.tokenizer.special_ids, np.zeros((len(ids), len(sizes)), np.int32))
+    run = TwoStage(
+        workdir=workdir,
+        kind=kind,
+        config=config.two_stage,
+        sizes=sizes,
+        ids=ids,
+        vectors=vectors,
+        dtype=dtype,
+        seed=config.seed,
+        console=console,
+        checkpoint_seconds=config.checkpoint_seconds,
+        fingerprint=fingerprint(texts.settings),
+    )
+    return texts.corpus, inputs, run
 
 
 def check(config: Config) -> None:
@@ -93,6 +166,8 @@ def check(config: Config) -> None:
         raise UserError(f"indexer.codebook_sizes={sizes}: give one size of at least 2 per position, as (256, 256, 256)")
     if config.language_model.max_length < 4:
         raise UserError(f"language_model.max_length={config.language_model.max_length}: give at least 4 tokens")
+    if config.indexer_kind != IndexerKind.LEARNED:
+        check_vectors(config.two_stage.vectors)
 
 
 def frozen_language_model(stages: list[Stage]) -> bool:
@@ -162,7 +237,7 @@ def resolve_precision(asked: Precision) -> Precision:
 
 
 def read_run(workdir: pathlib.Path) -> dict | None:
-    """What `write_run` left in a workdir."""
+    """What `bind` left in a workdir."""
     path = workdir / "run.json"
     if not path.exists():
         return None
@@ -172,12 +247,14 @@ def read_run(workdir: pathlib.Path) -> dict | None:
         raise UserError(f"{path}: not a run's description ({error}); restore it or use another --workdir") from None
 
 
-def write_run(workdir: pathlib.Path, *, settings: dict, precision: str, config: Config) -> None:
-    """Bind a workdir to its settings; written once, when the run starts."""
+def bind(workdir: pathlib.Path, texts: Texts, config: Config) -> None:
+    """Bind a workdir to its settings, by a run.json that is written once, when the run starts."""
+    if (workdir / "run.json").exists():
+        return
     content = {
         "version": __version__,
-        "precision": precision,
-        "settings": settings,
+        "precision": texts.precision,
+        "settings": texts.settings,
         "config": dataclasses.asdict(config),
         "jax": jax.__version__,
     }

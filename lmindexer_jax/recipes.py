@@ -1,4 +1,4 @@
-"""The two recipes that configs start from: the project's own, and the published one.
+"""The recipes that configs start from: the project's own, the published one, and the two-stage rivals.
 
 Where `ours` differs from `published` and why:
 
@@ -13,6 +13,7 @@ Where `ours` differs from `published` and why:
 """
 
 from lmindexer_jax.config import Config
+from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.recipe import (
     ContrastConfig,
     ContrastSimilarity,
@@ -21,6 +22,7 @@ from lmindexer_jax.indexing.recipe import (
     RecipeConfig,
     SecondQuery,
 )
+from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.models.indexer import IndexerConfig
 from lmindexer_jax.models.quantiser import Choice, Estimator, QuantiserConfig, Similarity
 from lmindexer_jax.models.reconstructor import Head, ReconstructorConfig, ReconstructorKind
@@ -84,6 +86,17 @@ def published(variant: str = "") -> Config:
     return shrink(config) if variant == "tiny" else config
 
 
+def two_stage(variant: str = "") -> Config:
+    """A two-stage rival: a kind of `IndexerKind` ("residual" where none is named), with "-tiny" to shrink it."""
+    words = [word for word in variant.split("-") if word]
+    named = [word for word in words if word != "tiny"] or [IndexerKind.RESIDUAL]
+    kinds = [kind for kind in IndexerKind if kind != IndexerKind.LEARNED]
+    if len(named) > 1 or named[0] not in kinds:
+        raise UserError(f"config variant {variant!r}: one of {', '.join(kinds)}, each also with -tiny, as in residual-tiny")
+    config = Config(indexer_kind=IndexerKind(named[0]))
+    return shrink(config) if "tiny" in words else config
+
+
 def shrink(config: Config) -> Config:
     """A small model from scratch, few documents, one epoch a stage: minutes on any machine."""
     config.language_model.name = "tiny"
@@ -95,4 +108,6 @@ def shrink(config: Config) -> Config:
     for position in (config.recipe.first, config.recipe.later):
         position.continuous_epochs = position.quantised_epochs = 1.0
         position.batch_size = 32
+    config.two_stage.rqvae.hidden, config.two_stage.rqvae.latent = (48,), 16
+    config.two_stage.training.epochs, config.two_stage.training.batch_size = 20, 64
     return config

@@ -3,15 +3,19 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 
-from lmindexer_jax.conclude import conclude, labels_of
+from lmindexer_jax.conclude import Finished, conclude, labels_of
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console
-from lmindexer_jax.evaluation.observer import make_observer
-from lmindexer_jax.indexing.estimate import estimate
-from lmindexer_jax.indexing.runner import Run, walk
 from lmindexer_jax.data.cache import cache_root
-from lmindexer_jax.prepare import prepare
+from lmindexer_jax.evaluation.observer import make_observer
+from lmindexer_jax.indexing import two_stage
+from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.indexing.estimate import estimate, matmul_rate
+from lmindexer_jax.indexing.runner import Run, walk
+from lmindexer_jax.indexing.two_stage import IndexerKind
+from lmindexer_jax.prepare import prepare, prepare_two_stage
 from lmindexer_jax.training.sharding import make_mesh
 
 
@@ -23,6 +27,12 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_root(config.corpus.cache_dir) / "compiled"))
+    index = learned if config.indexer_kind == IndexerKind.LEARNED else clustered
+    conclude(config, index(config, workdir, console=console), console=console)
+
+
+def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Finished:
+    """The method itself: the language model learns the codes."""
     prepared = prepare(config, workdir, console=console)
     observe = make_observer(
         prepared.functions, prepared.inputs, labels=labels_of(prepared.corpus), seed=config.seed, console=console
@@ -41,7 +51,22 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
         checkpoint_seconds=config.checkpoint_seconds,
         fingerprint=prepared.fingerprint,
     )
+    sizes = tuple(config.indexer.codebook_sizes)
     planned = estimate(run)
-    console.plan(f"{len(prepared.corpus):,} documents, {len(config.indexer.codebook_sizes)} positions", planned)
+    console.plan(f"{len(prepared.corpus):,} documents, {len(sizes)} positions", planned)
     walk(run)
-    conclude(config, prepared, run, planned=planned, console=console)
+    assigners = Assigners(workdir / "assigners")
+    last = assigners.learned_codes(len(sizes) - 1)
+    model = assigners.model_hash(len(sizes))
+    return Finished(workdir, prepared.corpus, prepared.inputs, sizes, last, model, run.stages, planned, run.spent)
+
+
+def clustered(config: Config, workdir: pathlib.Path, *, console: Console) -> Finished:
+    """A two-stage rival: vectors, then codes for them."""
+    corpus, inputs, run = prepare_two_stage(config, workdir, console=console)
+    stages = two_stage.plan(run.kind, run.sizes, run.config.training, documents=len(corpus))
+    planned = two_stage.estimate(run, stages, rate=matmul_rate(jnp.dtype(run.dtype)))
+    console.plan(f"{len(corpus):,} documents, {run.kind} codes, {len(run.sizes)} positions", planned)
+    inputs.codes[:] = two_stage.learn(run)
+    model = two_stage.model_hash(workdir)
+    return Finished(workdir, corpus, inputs, run.sizes, inputs.codes[:, -1], model, stages, planned, run.spent)

@@ -8,6 +8,7 @@ import numpy as np
 from lmindexer_jax.config import Config, Precision
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.indexing.recipe import ContrastConfig, PositionConfig, Rates, RecipeConfig
+from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.models.indexer import IndexerConfig
 from lmindexer_jax.models.quantiser import Choice, Estimator, QuantiserConfig, Similarity
 from lmindexer_jax.models.reconstructor import Head, ReconstructorConfig, ReconstructorKind
@@ -103,6 +104,16 @@ def base(path: pathlib.Path, cache: pathlib.Path) -> Config:
     config.language_model.name = "tiny"
     config.language_model.vocabulary = 512
     config.language_model.max_length = 24
+    return config
+
+
+def two_stage(kind: IndexerKind, path: pathlib.Path, cache: pathlib.Path) -> Config:
+    """A two-stage rival in small."""
+    config = base(path, cache)
+    config.indexer_kind = kind
+    config.indexer.codebook_sizes = (6, 6, 6)
+    config.two_stage.rqvae.hidden, config.two_stage.rqvae.latent = (16,), 8
+    config.two_stage.training.epochs, config.two_stage.training.batch_size = 8, 32
     return config
 
 

@@ -8,6 +8,8 @@ import pytest
 from lmindexer_jax.config import Config
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.recipe import StageKind, plan
+from lmindexer_jax.indexing.two_stage import IndexerKind
+from lmindexer_jax.indexing.vectors import VectorSource
 from lmindexer_jax.models.quantiser import Estimator
 from lmindexer_jax.prepare import check
 
@@ -33,6 +35,20 @@ def test_a_config_can_be_planned(path, variant):
     assert len({stage.name for stage in stages}) == len(stages)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in IndexerKind if kind != IndexerKind.LEARNED])
+def test_every_rival_has_its_variant_and_its_tiny_one(kind):
+    path = next(path for path in CONFIGS if path.stem == "two_stage")
+    whole, tiny = load(path, str(kind)), load(path, f"{kind}-tiny")
+    for config in (whole, tiny):
+        check(config)
+        assert config.indexer_kind == kind
+    assert whole.indexer == Config().indexer, "the same books as the learned indexer's"
+    assert max(tiny.indexer.codebook_sizes) < 256 and tiny.corpus.max_documents > 0
+    for wrong in ("learned", "kmeans", "residual-rqvae"):
+        with pytest.raises(UserError, match="hierarchical"):
+            load(path, wrong)
+
+
 def test_the_published_order_of_stages():
     config = load(next(path for path in CONFIGS if path.stem == "published"), "")
     stages = plan(config.recipe, positions=2, documents=1000, reconstructor=config.indexer.reconstructor.kind)
@@ -45,6 +61,10 @@ def test_settings_that_make_no_sense_are_refused():
     config = Config()
     config.indexer.codebook_sizes = (1,)
     with pytest.raises(UserError, match="codebook_sizes"):
+        check(config)
+    config = Config(indexer_kind=IndexerKind.RESIDUAL)
+    config.two_stage.vectors.source = VectorSource.FILE
+    with pytest.raises(UserError, match="two_stage.vectors"):
         check(config)
     config = Config()
     config.recipe.later.quantiser.estimator = Estimator.MARGINAL

@@ -215,6 +215,10 @@ class IndexerFunctions:
             {"params": params}, *args, deterministic=key is None, rngs=rngs, method=getattr(Indexer, method)
         )
 
+    def embedding(self, params: Params) -> Float[Array, "V D"]:
+        """The language model's token embedding."""
+        return self.module.apply({"params": params}, method=Indexer.embedding)
+
     def encode(
         self, params: Params, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "B L D"]:
