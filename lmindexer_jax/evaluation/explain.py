@@ -1,18 +1,14 @@
 """What a prefix means, in words: those that its documents use more than the documents of its sibling prefixes."""
 
-import re
-from collections.abc import Iterable
-
 import numpy as np
 from jaxtyping import Int
 
-WORD = re.compile(r"[^\W\d_][\w'’-]+")
-LONGEST_TEXT = 4000  # characters of a document that are read
+from lmindexer_jax.evaluation.text_space import TextSpace
 
 
 def distinguishing_words(
-    texts: Iterable[str], prefixes: Int[np.ndarray, "N T"], *, most: int = 8
-) -> tuple[list[str], list[list[list[int]]]]:
+    space: TextSpace, prefixes: Int[np.ndarray, "N T"], *, most: int = 8
+) -> list[list[list[int]]]:
     """Words that tell each prefix from its siblings, by class-based tf-idf (Grootendorst 2022).
 
     A word of prefix c scores n(w, c) / n(c) * log(1 + a / n(w)), where n counts documents that hold the word, n(w) and
@@ -20,34 +16,20 @@ def distinguishing_words(
     low even if it is frequent; English function words are left out.
 
     Args:
-      texts: of the N documents.
+      space: the words of the N documents.
       prefixes: number of each document's prefix of length 1..T, dense from 0 (`id_quality.prefix_ids`).
       most: words per prefix.
 
     Returns:
-      words, and for every length and every prefix the indices of its words, best first. A prefix with one document has
-      none: its text says it better. In larger prefixes a word needs two documents.
+      for every length and every prefix the numbers of its words, best first. A prefix with one document has none: its
+      text says it better. In larger prefixes a word needs two documents.
     """
-    vocabulary, document, word = _occurrences(texts)
     parent = np.zeros(len(prefixes), np.int64)
     by_depth = []
     for prefix in prefixes.T:
-        by_depth.append(_best(prefix, parent, document, word, words=len(vocabulary), most=most))
+        by_depth.append(_best(prefix, parent, space.document, space.word, words=len(space.vocabulary), most=most))
         parent = prefix
-    return vocabulary, by_depth
-
-
-def _occurrences(texts: Iterable[str]) -> tuple[list[str], Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
-    """Every (document, word) pair once."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    numbers: dict[str, int] = {}
-    counts, found = [], []
-    for text in texts:
-        words = sorted(set(WORD.findall(text[:LONGEST_TEXT].lower())) - ENGLISH_STOP_WORDS)
-        counts.append(len(words))
-        found.extend(numbers.setdefault(word, len(numbers)) for word in words)
-    return list(numbers), np.repeat(np.arange(len(counts)), counts), np.array(found, np.int64)
+    return by_depth
 
 
 def _best(

@@ -19,6 +19,7 @@ from jaxtyping import Int
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation.explain import distinguishing_words
 from lmindexer_jax.evaluation.id_quality import prefix_ids
+from lmindexer_jax.evaluation.text_space import text_space
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing import journal
 
@@ -146,7 +147,8 @@ def tree(
     whole = prefix_ids(codes)
     prefixes = prefix_ids(codes[shown])
     texts = [text(int(document)) for document in shown]
-    words, best = distinguishing_words(texts, prefixes)
+    space = text_space(texts)
+    best = distinguishing_words(space, prefixes)
     used = sorted({word for depth in best for prefix in depth for word in prefix})
     place = {word: number for number, word in enumerate(used)}
     depths = []
@@ -167,7 +169,7 @@ def tree(
         "codes": codes[shown].tolist(),
         "ids": [str(ids[int(document)]) for document in shown],
         "texts": [snippet(document) for document in texts],
-        "words": [words[word] for word in used],
+        "words": [space.vocabulary[word] for word in used],
         "depths": depths,
         "paths": list(known),
         "path": [known[path] for path in categories],
