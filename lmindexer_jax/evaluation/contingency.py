@@ -43,11 +43,11 @@ def contingency_measures(
     step = max(1, _CELLS // max(size, len(cells)))
     for first in range(0, samples, step):
         part = slice(first, first + step)
-        joint = _counts(cell, rows[part], len(cells))
+        joint = counts_by_row(cell, rows[part], len(cells))
         together[part] = _x_log_x(size)[joint].sum(1)
         most[part] = np.maximum.reduceat(joint, starts, axis=1).sum(1)
         for side, found in zip((code, label), sizes):
-            found[part] = _counts(side, rows[part], found.shape[1])
+            found[part] = counts_by_row(side, rows[part], found.shape[1])
     of_code, of_label = (_x_log_x(size)[found].sum(1) for found in sizes)
     entropy_code, entropy_label = np.log(size) - of_code / size, np.log(size) - of_label / size
     information = np.maximum(0.0, np.log(size) + (together - of_code - of_label) / size)
@@ -62,6 +62,22 @@ def contingency_measures(
         "completeness": _share(information, entropy_code, True),
         "purity": most / size,
     }
+
+
+def entropies(partition: Int[np.ndarray, " N"], rows: Int[np.ndarray, "R M"]) -> Float[np.ndarray, " R"]:
+    """Entropy of a partition on R samples of M documents each, in nats."""
+    size, code = rows.shape[1], np.unique(partition, return_inverse=True)[1].reshape(-1)
+    counts = counts_by_row(code, rows, int(code.max(initial=0)) + 1)
+    return np.log(size) - _x_log_x(size)[counts].sum(1) / size
+
+
+def counts_by_row(
+    number: Int[np.ndarray, "..."], rows: Int[np.ndarray, "R M"] | None, most: int
+) -> Int[np.ndarray, "R {most}"]:
+    """How often each number below `most` is there: per sample of documents, or with None per row of `number` itself."""
+    numbers = number if rows is None else number[rows]
+    keys = numbers + most * np.arange(len(numbers))[:, None]
+    return np.bincount(keys.reshape(-1), minlength=most * len(numbers)).reshape(len(numbers), most)
 
 
 def expected_x_log_x(
@@ -88,7 +104,7 @@ def _weights(sizes: Int[np.ndarray, "R C"], grid: Int[np.ndarray, " G"]) -> Floa
     from scipy.interpolate import CubicSpline
 
     there, place = np.unique(sizes, return_inverse=True)
-    counts = _counts(place.reshape(sizes.shape), None, len(there)).astype(np.float64)
+    counts = counts_by_row(place.reshape(sizes.shape), None, len(there)).astype(np.float64)
     counts, there = (counts[:, 1:], there[1:]) if there[0] == 0 else (counts, there)
     if np.isin(there, grid).all():
         out = np.zeros((len(sizes), len(grid)))
@@ -120,13 +136,6 @@ def _hypergeometric(a: Int[np.ndarray, " A"], b: Int[np.ndarray, " B"], *, total
         log = base[pair] - logs[x] - logs[one - x] - logs[two - x] - logs[total - one - two + x]
         out[start:stop] = np.bincount(pair - start, np.exp(log) * _x_log_x(total)[x], minlength=len(out[start:stop]))
     return out.reshape(len(a), len(b))
-
-
-def _counts(number: Int[np.ndarray, "..."], rows: Int[np.ndarray, "R M"] | None, most: int) -> Int[np.ndarray, "R most"]:
-    """How often each number below `most` is there, per row."""
-    numbers = number if rows is None else number[rows]
-    keys = numbers + most * np.arange(len(numbers))[:, None]
-    return np.bincount(keys.reshape(-1), minlength=most * len(numbers)).reshape(len(numbers), most)
 
 
 def _share(part: Float[np.ndarray, " R"], whole: Float[np.ndarray, " R"], alike: bool) -> Float[np.ndarray, " R"]:

@@ -41,15 +41,17 @@ def nearest_documents(
     order = rng.permutation(space.documents)  # of equally near ones any may come first, not the first in the corpus
     vectors = space.vectors
     shuffled = vectors[order]
-    count = min(count, space.documents - 1)
     found = np.full((len(queries), count), -1, np.int64)
-    for first in range(0, len(queries), _BATCH) if count else ():
+    for first in range(0, len(queries), _BATCH):
         batch = queries[first : first + _BATCH]
-        near = np.ascontiguousarray((shuffled @ vectors[batch].T.toarray()).T)
-        near[order[None, :] == batch[:, None]] = -1.0
-        best = np.argpartition(near, -count, axis=1)[:, -count:]
-        there = np.take_along_axis(near, best, axis=1) > 0
-        found[first : first + _BATCH] = np.where(there, order[best], -1)
+        near = vectors[batch] @ shuffled.T
+        for row, (query, low, high) in enumerate(zip(batch, near.indptr[:-1], near.indptr[1:]), start=first):
+            there = order[near.indices[low:high]]
+            others = there != query
+            there, cosine = there[others], near.data[low:high][others]
+            if len(there) > count:
+                there = there[np.argpartition(cosine, -count)[-count:]]
+            found[row, : len(there)] = there
     return Neighbours(queries, found)
 
 

@@ -65,7 +65,7 @@ def condensed(space: TextSpace, *, width: int = 64, seed: int = 0) -> Float[np.n
     if min(vectors.shape) > width:
         from sklearn.decomposition import TruncatedSVD
 
-        dense = TruncatedSVD(width, random_state=seed).fit_transform(vectors)
+        dense = TruncatedSVD(width, n_iter=2, random_state=seed).fit_transform(vectors)
     else:
         dense = vectors.toarray()
     return dense / np.maximum(1e-12, np.linalg.norm(dense, axis=1, keepdims=True))
