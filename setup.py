@@ -59,6 +59,8 @@ setup(
         "console_scripts": [
             "lmindexer = lmindexer_jax.main:run",
             "lmindexer-index = lmindexer_jax.index:run",
+            "lmindexer-evaluate = lmindexer_jax.evaluate:run",
+            "lmindexer-explain = lmindexer_jax.explain:run",
         ]
     },
 )

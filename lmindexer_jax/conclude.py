@@ -7,16 +7,16 @@ import resource
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, PlannedStage
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.evaluation import health
-from lmindexer_jax.evaluation.agreement import agreement_by_depth, repetition
-from lmindexer_jax.evaluation.bow import bags, bow_gain
-from lmindexer_jax.evaluation.id_quality import collisions, usage
-from lmindexer_jax.evaluation.lift import co_occurrence
+from lmindexer_jax.evaluation.bow import Bags, bags
+from lmindexer_jax.evaluation.id_quality import collisions
 from lmindexer_jax.evaluation.report import write_report
+from lmindexer_jax.evaluation.table import Evidence, evaluate_table
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing import export, id_table, journal
 from lmindexer_jax.indexing.assigners import Assigners
@@ -64,28 +64,24 @@ def summarise(config: Config, prepared: Prepared, run: Run, *, planned: list[Pla
     """Every number of the closing table and of docs/results."""
     inputs, sizes = prepared.inputs, tuple(config.indexer.codebook_sizes)
     words = bags(inputs.store.flat, inputs.offsets, unlabelled=inputs.unlabelled)
-    labels = labels_of(prepared.corpus)
+    evidence = evidence_of(prepared.corpus, words, interactions=config.interactions)
+    measures = evaluate_table(inputs.codes, sizes, evidence)
     seen = {row["position"]: row for row in journal.read(run.workdir / "metrics.jsonl") if row.get("kind") == "assign"}
     before = {
         row["position"]: row["perplexity"]
         for row in journal.read(run.workdir / "metrics.jsonl")
         if row.get("kind") == "quantised" and "perplexity" in row
     }
-    gains, uses = bow_gain(inputs.codes, words), usage(inputs.codes, sizes)
     rows = []
-    for position, use in enumerate(uses):
-        watched = seen[position + 1]
+    for use, prefix in zip(measures["positions"], measures["prefixes"]):
+        watched = seen[use["position"]]
         rows.append(
             {
-                "position": position + 1,
-                "codes": sizes[position],
-                "usage": use.usage,
-                "perplexity": use.perplexity,
-                "perplexity_after_training": before.get(position + 1),
-                "perplexity_within_prefix": use.perplexity_within,
-                "dead": use.dead,
-                "largest_share": use.largest_share,
-                "bow_gain": float(gains[position]),
+                **{name: use[name] for name in ("position", "codes", "usage", "perplexity")},
+                "perplexity_after_training": before.get(use["position"]),
+                "perplexity_within_prefix": use["perplexity_within"],
+                **{name: use[name] for name in ("dead", "largest_share", "gini")},
+                "bow_gain": prefix["bow_gain"],
                 **{name: watched[name] for name in ("accuracy", "shuffled_accuracy", "macro_f1", "shuffled_macro_f1")},
                 "nats": watched["nats"],
                 "shuffled_nats": watched["shuffled_nats"],
@@ -97,38 +93,42 @@ def summarise(config: Config, prepared: Prepared, run: Run, *, planned: list[Pla
     summary = {
         "documents": len(inputs),
         "rows": rows,
-        "collisions": dataclasses.asdict(collisions(inputs.codes)),
+        "collisions": measures["collisions"],
         "collisions_as_learned": dataclasses.asdict(collisions(learned)),
-        "ami": agreement_by_depth(inputs.codes, labels) if labels else [],
-        "repetition": repetition(inputs.codes),
+        "prefixes": measures["prefixes"],
+        "ami": measures["agreement"],
+        "repetition": measures["repetition"],
         "seconds": run.spent,
         "estimated_minutes": sum(stage.minutes or 0.0 for stage in planned),
         "minutes": sum(run.spent.values()) / 60,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": jax.devices()[0].device_kind,
     }
-    interactions = None
-    if config.interactions:
-        interactions = read_interactions(pathlib.Path(config.interactions), prepared.corpus.ids().to_pylist())
-        summary["co_occurrence"] = dataclasses.asdict(co_occurrence(inputs.codes[:, 0], *interactions))
+    if evidence.interactions is not None:
+        summary["co_occurrence"] = measures["prefixes"][0]["co_occurrence"]
     if config.baseline and inputs.pooled is not None:
-        summary["baseline"] = baseline(prepared, words, labels, size=sizes[0], seed=config.seed, interactions=interactions)
+        summary["baseline"] = baseline(np.asarray(inputs.pooled), evidence, size=sizes[0], seed=config.seed)
     return summary
 
 
-def baseline(prepared: Prepared, words, labels: list[np.ndarray], *, size: int, seed: int, interactions) -> dict:
+def baseline(embeddings: Float[np.ndarray, "N D"], evidence: Evidence, *, size: int, seed: int) -> dict:
     """k-means of the frozen encoder's embeddings at the same K: what the first code has to beat."""
-    found = kmeans(np.asarray(prepared.inputs.pooled), size, key=jax.random.key(seed))
-    codes = found.codes[:, None]
-    out = {
+    measures = evaluate_table(kmeans(embeddings, size, key=jax.random.key(seed)).codes[:, None], (size,), evidence)
+    first = measures["prefixes"][0]
+    return {
         "what": f"k-means of the frozen encoder's pooled embeddings, K={size}",
-        "perplexity": usage(codes, (size,))[0].perplexity,
-        "bow_gain": float(bow_gain(codes, words)[0]),
-        "ami": agreement_by_depth(codes, labels) if labels else [],
-    }
-    if interactions is not None:
-        out["co_occurrence"] = dataclasses.asdict(co_occurrence(found.codes, *interactions))
-    return out
+        "perplexity": first["perplexity"],
+        "bow_gain": first["bow_gain"],
+        "prefixes": measures["prefixes"],
+        "ami": measures["agreement"],
+    } | ({"co_occurrence": first["co_occurrence"]} if evidence.interactions is not None else {})
+
+
+def evidence_of(corpus: Corpus, words: Bags, *, interactions: str) -> Evidence:
+    """All that is known about a corpus, for `evaluate_table`; `interactions` is a file, or "" where there is none."""
+    users = read_interactions(pathlib.Path(interactions), corpus.ids().to_pylist()) if interactions else None
+    evidence = Evidence(labels=labels_of(corpus), words=words, interactions=users)
+    return evidence.with_texts(text for batch in corpus.batches() for text in batch)
 
 
 def labels_of(corpus: Corpus) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ plain words reaches at the same perplexity (`reference.py`), which makes tables 
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,7 +28,6 @@ from lmindexer_jax.evaluation.neighbours import Neighbours, nearest_documents, n
 from lmindexer_jax.evaluation.reference import ReferenceTree, reference_tree
 from lmindexer_jax.evaluation.significance import (
     LEVEL,
-    Difference,
     half_sample_difference,
     half_sample_estimate,
     half_sampled,
@@ -76,12 +75,14 @@ class Row:
     def as_dict(self) -> dict:
         """As JSON has it; intervals where there are halves."""
         names = {"codes": self.codes} | ({"labels": self.labels} if self.labels else {})
-        row = names | nested(self.facts | {name: float(value[0]) for name, value in self.values.items()})
-        over = nested({name: float(value[0]) for name, value in self.over_reference.items()})
-        row |= {"over_reference": over} if over else {}
-        named = self.values | {f"over_reference.{name}": value for name, value in self.over_reference.items()}
-        intervals = {name: half_sample_estimate(value) for name, value in named.items() if len(value) > 1}
-        return row | ({"intervals": nested({k: [v.low, v.high] for k, v in intervals.items()})} if intervals else {})
+        row = names | nested(self.facts | {name: float(value[0]) for name, value in self.named().items()})
+        estimates = {name: half_sample_estimate(value) for name, value in self.named().items() if len(value) > 1}
+        intervals = nested({name: [found.low, found.high] for name, found in estimates.items()})
+        return row | ({"intervals": intervals} if intervals else {})
+
+    def named(self) -> Values:
+        """All values; what stands over the reference by the name "over_reference.ami"."""
+        return self.values | {f"over_reference.{name}": value for name, value in self.over_reference.items()}
 
 
 def evaluate_table(
@@ -101,7 +102,52 @@ def evaluate_table(
       `prefixes` (a row per length) and `agreement` (a row per pair of prefix length and depth of labels). Rows have
       `over_reference` where the tree is as fine as the codes, and `intervals` of the same names where asked for.
     """
-    rows = list(measured(codes, evidence, replicates=replicates, seed=seed))
+    rows = measured(codes, evidence, replicates=replicates, seed=seed)
+    return _measures(rows, codes, sizes, evidence, replicates)
+
+
+def compare_tables(
+    first: Int[np.ndarray, "N T"],
+    second: Int[np.ndarray, "N U"],
+    evidence: Evidence,
+    *,
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
+    replicates: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """Measure two tables of the same documents on the same halves of them.
+
+    What an interval and a p-value speak of is the choice of documents, for these two tables as they are: another seed
+    of the same indexer gives another table, and only several of them tell how much that matters.
+
+    Args:
+      first, second: codes of the N documents.
+      evidence, replicates, seed: as in `evaluate_table`.
+      sizes: K of every position, of both.
+
+    Returns:
+      `first` and `second` as of `evaluate_table`, and `differences`: rows {"codes", "labels", "measure"} with a
+      `Difference` (second less first, its interval and p-value) of all that both have. P-values are not corrected for
+      their number.
+    """
+    rows = [measured(codes, evidence, replicates=replicates, seed=seed) for codes in (first, second)]
+    theirs = {(row.codes, row.labels): row for row in rows[1]}
+    differences = []
+    for row in (row for row in rows[0] if (row.codes, row.labels) in theirs):
+        one, two = row.named(), theirs[row.codes, row.labels].named()
+        for name in (name for name in one if name in two):
+            found = half_sample_difference(one[name], two[name])
+            about = {"codes": row.codes, "labels": row.labels, "measure": name}
+            differences.append(about | dataclasses.asdict(found))
+    return {
+        "first": _measures(rows[0], first, sizes[0], evidence, replicates),
+        "second": _measures(rows[1], second, sizes[1], evidence, replicates),
+        "differences": differences,
+    }
+
+
+def _measures(rows: list[Row], codes, sizes: tuple[int, ...], evidence: Evidence, replicates: int) -> dict:
+    """What `evaluate_table` returns."""
     positions = []
     for number, use in enumerate(usage(codes, sizes)):
         position = {"position": number + 1, "codes": sizes[number]} | dataclasses.asdict(use)
@@ -121,37 +167,13 @@ def evaluate_table(
     } | halves
 
 
-def compare_tables(
-    first: Int[np.ndarray, "N T"], second: Int[np.ndarray, "N U"], evidence: Evidence, *, replicates: int = 1000, seed: int = 0
-) -> list[dict]:
-    """Two tables of the same documents, on the same halves of them.
-
-    Returns:
-      rows {"codes", "labels", "measure"} and a `Difference` (second less first, its interval and p-value), of all that
-      both have. P-values are not corrected for their number.
-    """
-    sides = (
-        {(row.codes, row.labels): row for row in measured(codes, evidence, replicates=replicates, seed=seed)}
-        for codes in (first, second)
-    )
-    mine, theirs = sides
-    found = []
-    for key in (key for key in mine if key in theirs):
-        for kind in ("values", "over_reference"):
-            one, two = getattr(mine[key], kind), getattr(theirs[key], kind)
-            for name in (name for name in one if name in two):
-                measure = name if kind == "values" else f"over_reference.{name}"
-                difference: Difference = half_sample_difference(one[name], two[name])
-                found.append({"codes": key[0], "labels": key[1], "measure": measure, **dataclasses.asdict(difference)})
-    return found
-
-
-def measured(codes: Int[np.ndarray, "N T"], evidence: Evidence, *, replicates: int, seed: int) -> Iterator[Row]:
+def measured(codes: Int[np.ndarray, "N T"], evidence: Evidence, *, replicates: int, seed: int) -> list[Row]:
     """All rows: every prefix length, then agreement with labels."""
     halves = {"replicates": replicates, "seed": seed}
     ids = prefix_ids(codes)
     alike = [evidence.reference.like(prefix) if evidence.reference else None for prefix in ids.T]
     lifted = _lifted(ids, alike, evidence, halves)
+    rows = []
     words = _informed(codes, alike, evidence, halves)
     for t, prefix in enumerate(ids.T):
         entropy = half_sampled(lambda rows: {"entropy": entropies(prefix, rows)}, len(codes), **halves)["entropy"]
@@ -160,10 +182,11 @@ def measured(codes: Int[np.ndarray, "N T"], evidence: Evidence, *, replicates: i
         over: Values = {}
         for more_facts, more_values, more_over in (words[t], _near(prefix, alike[t], evidence, halves), lifted[t]):
             facts, values, over = facts | more_facts, values | more_values, over | more_over
-        yield Row(prefix_name(t + 1), "", facts, values, over)
+        rows.append(Row(prefix_name(t + 1), "", facts, values, over))
     like = {prefix_name(t + 1): leaf for t, leaf in enumerate(alike)}
     for of, against, found, given in compared(codes, evidence.labels):
-        yield _agreed(of, against, found, given, like[of], halves)
+        rows.append(_agreed(of, against, found, given, like[of], halves))
+    return rows
 
 
 def _agreed(of: str, against: str, found, given, leaf, halves: dict) -> Row:
