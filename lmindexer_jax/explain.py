@@ -92,7 +92,10 @@ def show(found: dict, *, most: int, console: Console) -> None:
     if lines:
         console.table("documents", ("", "id", "ID", "text", "nearness", "nearest sibling", "its nearness"), lines)
     if found["children"]:
-        lines = [[child["prefix"], child["documents"], ", ".join(child["words"])] for child in found["children"][:most]]
+        lines = [
+            [child["prefix"], child["documents"], ", ".join(child["words"]) or snippet(child.get("text", ""))]
+            for child in found["children"][:most]
+        ]
         console.table("what follows" if found["prefix"] else "first codes", ("prefix", "documents", "words"), lines)
         if len(found["children"]) > most:
             console.note(f"{len(found['children']) - most:,} more with fewer documents; --most shows them")

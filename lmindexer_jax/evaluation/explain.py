@@ -83,8 +83,8 @@ def explain_prefix(prefix: tuple[int, ...], table: IdTable, corpus: Corpus, spac
       what JSON can hold: `prefix`, `documents`, `share` (of the corpus), `words` (that set it apart from its siblings,
       best first), `categories` (`path`, `documents`, `share` of those that have a path; most frequent first), `typical`
       and `borderline` documents (`id`, `full_id`, `text`, `path`, `nearness` to the prefix, and of borderline ones the
-      `sibling` that is nearly as near with its `sibling_nearness`), `children` (`prefix`, `documents`, `words`; largest
-      first).
+      `sibling` that is nearly as near with its `sibling_nearness`), `children` (`prefix`, `documents`, `words`, of a
+      single document its `text`; largest first).
 
     Raises:
       UserError: no document has this prefix.
@@ -118,6 +118,7 @@ def explain_prefix(prefix: tuple[int, ...], table: IdTable, corpus: Corpus, spac
                 "documents": int(size),
                 "words": named(space, words[depth][child]),
             }
+            | ({"text": corpus.text(first[int(child)])} if size == 1 else {})
             for child, size in sorted(zip(children, sizes), key=lambda pair: (-pair[1], pair[0]))
         ]
     return found

@@ -32,9 +32,9 @@ class ReferenceTree:
 
     def at(self, wanted: float) -> Int[np.ndarray, " N"] | None:
         """The partition whose perplexity is nearest to `wanted`; None where the tree is coarser than that."""
-        nearest = int(np.argmin(np.abs(np.log(self.perplexities / wanted))))
-        if self.perplexities[nearest] < 0.97 * wanted:
+        if wanted > 1.03 * self.perplexities[-1]:
             return None
+        nearest = int(np.argmin(np.abs(np.log(self.perplexities / wanted))))
         leaf = np.zeros(self.documents, np.int64)
         for number, moved in enumerate(self.moved[:nearest], start=1):
             leaf[moved] = number

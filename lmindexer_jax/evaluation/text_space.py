@@ -64,8 +64,10 @@ def condensed(space: TextSpace, *, width: int = 64, seed: int = 0) -> Float[np.n
     vectors = space.vectors
     if min(vectors.shape) > width:
         from sklearn.decomposition import TruncatedSVD
+        from threadpoolctl import threadpool_limits
 
-        dense = TruncatedSVD(width, n_iter=2, random_state=seed).fit_transform(vectors)
+        with threadpool_limits(1):  # matrices are narrow: on a busy machine threads wait for each other a hundred times as long
+            dense = TruncatedSVD(width, n_iter=2, random_state=seed).fit_transform(vectors)
     else:
         dense = vectors.toarray()
     return dense / np.maximum(1e-12, np.linalg.norm(dense, axis=1, keepdims=True))
