@@ -192,8 +192,12 @@ def show(summary: dict, *, console: Console) -> None:
     )
     base = summary.get("baseline")
     if base:
-        console.note(f"beside it: {base['what']}: bag-of-words gain {base['bow_gain']:.3f} (first code: {summary['rows'][0]['bow_gain']:.3f})")
+        first = summary["rows"][0]
+        console.note(f"beside it: {base['what']}: bag-of-words gain {base['bow_gain']:.3f} (first code: {first['bow_gain']:.3f})")
     if summary["ami"]:
         beside = {(row["codes"], row["labels"]): row["ami"] for row in (base or {}).get("ami", [])}
-        rows = [[row["codes"], row["labels"], row["labels_count"], row["ami"], beside.get((row["codes"], row["labels"]))] for row in summary["ami"]]
+        rows = [
+            [row["codes"], row["labels"], row["labels_count"], row["ami"], beside.get((row["codes"], row["labels"]))]
+            for row in summary["ami"]
+        ]
         console.table("agreement with the categories (AMI)", ("codes", "against", "labels", "learned", "k-means"), rows)

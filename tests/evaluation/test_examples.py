@@ -7,7 +7,8 @@ from lmindexer_jax.evaluation import examples
 from lmindexer_jax.evaluation.examples import borderline, fit, typical
 from lmindexer_jax.evaluation.text_space import text_space
 
-TEXTS = ["red lipstick lips", "pink lipstick lips", "lipstick lips gloss", "dry hair shampoo", "oily hair shampoo", "shampoo lips hair", "lipstick hair lips shampoo"]
+TEXTS = ["red lipstick lips", "pink lipstick lips", "lipstick lips gloss", "dry hair shampoo", "oily hair shampoo"]
+TEXTS += ["shampoo lips hair", "lipstick hair lips shampoo"]
 CHILD = np.array([5, 5, 5, 9, 9, 9, 5])
 SPACE = text_space(TEXTS)
 

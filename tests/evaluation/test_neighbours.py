@@ -20,7 +20,8 @@ TREE = reference_tree(condensed(SPACE))
 
 
 def test_vectors_are_tf_idf():
-    vectorizer = TfidfVectorizer(binary=True, norm=None, smooth_idf=False, min_df=2, token_pattern=r"[^\W\d_][\w'’-]+", stop_words="english")
+    settings = {"binary": True, "norm": None, "smooth_idf": False, "min_df": 2, "stop_words": "english"}
+    vectorizer = TfidfVectorizer(token_pattern=r"[^\W\d_][\w'’-]+", **settings)
     expected = vectorizer.fit_transform(TEXTS) - (vectorizer.transform(TEXTS) > 0)  # theirs is 1 + log(N / n)
     expected = expected.toarray() / np.linalg.norm(expected.toarray(), axis=1, keepdims=True)
     columns = [SPACE.vocabulary.index(word) for word in vectorizer.get_feature_names_out()]

@@ -42,7 +42,10 @@ def fill(workdir):
         "rows": [{"position": t + 1, "codes": 5, "usage": 0.8, "perplexity": 4.0 - t, "bow_gain": 0.5} for t in range(3)],
         "collisions": {"distinct": 60, "distinct_share": 0.5},
         "ami": ami,
-        "prefixes": [{"codes": "c1", "distinct": 4, "perplexity": 4.0, "bow_gain": 0.5, "neighbours": {"share": 0.4, "agreement": 0.3}, "over_reference": {"bow_gain": 0.1}}],
+        "prefixes": [
+            {"codes": "c1", "distinct": 4, "perplexity": 4.0, "neighbours": {"share": 0.4, "agreement": 0.3}},
+            {"codes": "c1..c2", "distinct": 20, "perplexity": 9.0, "bow_gain": 0.5, "over_reference": {"bow_gain": 0.1}},
+        ],
         "baseline": {"what": "k-means", "perplexity": 3.3, "bow_gain": 0.4, "ami": ami[:2]},
     }
     (workdir / "plan.json").write_text(json.dumps({"run": {"corpus": "made <things>", "documents": 120}, "stages": stages}))
