@@ -18,6 +18,7 @@ REQUIRES = [
     "numpy>=2.2",
     "scipy>=1.15",
     "scikit-learn>=1.6",
+    "threadpoolctl>=3.5",
     "transformers>=5.0",
     "tokenizers>=0.22",
     "safetensors>=0.6",
@@ -59,6 +60,8 @@ setup(
         "console_scripts": [
             "lmindexer = lmindexer_jax.main:run",
             "lmindexer-index = lmindexer_jax.index:run",
+            "lmindexer-evaluate = lmindexer_jax.evaluate:run",
+            "lmindexer-explain = lmindexer_jax.explain:run",
         ]
     },
 )

@@ -13,15 +13,13 @@ from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, PlannedStage
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.evaluation import health
-from lmindexer_jax.evaluation.agreement import agreement_by_depth, repetition
-from lmindexer_jax.evaluation.bow import bags, bow_gain
-from lmindexer_jax.evaluation.id_quality import collisions, usage
-from lmindexer_jax.evaluation.lift import co_occurrence
+from lmindexer_jax.evaluation.bow import Bags, bags
+from lmindexer_jax.evaluation.id_quality import collisions
 from lmindexer_jax.evaluation.report import write_report
+from lmindexer_jax.evaluation.table import Evidence, evaluate_table
 from lmindexer_jax.files import replacing
-from lmindexer_jax.indexing import export, id_table, journal
+from lmindexer_jax.indexing import export, id_table, journal, residual
 from lmindexer_jax.indexing.inputs import Inputs
-from lmindexer_jax.indexing.kmeans import kmeans
 from lmindexer_jax.indexing.recipe import Stage
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.data.interactions import read_interactions
@@ -37,7 +35,7 @@ TWO_STAGE_REMEDIES = {
 
 
 @dataclasses.dataclass
-class Finished:
+class Ended:
     """What a run of any kind ends with.
 
     Attributes:
@@ -63,7 +61,7 @@ class Finished:
     spent: dict[str, float]
 
 
-def conclude(config: Config, run: Finished, *, console: Console) -> None:
+def conclude(config: Config, run: Ended, *, console: Console) -> None:
     """Write everything that a workdir holds besides checkpoints, and print the closing table."""
     table = write_table(config, run)
     export.to_json(table, run.workdir / "ids.json")
@@ -83,7 +81,7 @@ def conclude(config: Config, run: Finished, *, console: Console) -> None:
     console.success(f"IDs in {run.workdir / 'ids'}, report in {report}")
 
 
-def write_table(config: Config, run: Finished) -> id_table.IdTable:
+def write_table(config: Config, run: Ended) -> id_table.IdTable:
     """The artefact that all else loads."""
     manifest = id_table.Manifest(
         config=json.loads(json.dumps(dataclasses.asdict(config))),
@@ -96,75 +94,82 @@ def write_table(config: Config, run: Finished) -> id_table.IdTable:
     return table
 
 
-def summarise(config: Config, run: Finished) -> dict:
-    """Every number of the closing table and of docs/results; what a kind of run does not have is left out."""
+def summarise(config: Config, run: Ended) -> dict:
+    """Every number of the closing table and of docs/results; what a kind of run does not have is left out.
+
+    What the codes mean is measured as they were learned: spreading the last ones makes IDs distinct at a price.
+    """
     inputs, sizes = run.inputs, run.sizes
+    learned = inputs.codes.copy()
+    learned[:, -1] = run.last
     words = bags(inputs.store.flat, inputs.offsets, unlabelled=inputs.unlabelled)
-    labels = labels_of(run.corpus)
+    evidence = evidence_of(run.corpus, words, interactions=config.interactions)
+    measures = evaluate_table(learned, sizes, evidence)
     seen = {row["position"]: row for row in journal.read(run.workdir / "metrics.jsonl") if row.get("kind") == "assign"}
     before = {
         row["position"]: {"perplexity_after_training": row["perplexity"]}
         for row in journal.read(run.workdir / "metrics.jsonl")
         if row.get("kind") == "quantised" and "perplexity" in row
     }
-    gains, uses = bow_gain(inputs.codes, words), usage(inputs.codes, sizes)
     rows = []
-    for position, use in enumerate(uses):
-        watched = seen.get(position + 1, {})
+    for use, prefix in zip(measures["positions"], measures["prefixes"]):
+        watched = seen.get(use["position"], {})
         rows.append(
             {
-                "position": position + 1,
-                "codes": sizes[position],
-                "usage": use.usage,
-                "perplexity": use.perplexity,
-                **before.get(position + 1, {}),
-                "perplexity_within_prefix": use.perplexity_within,
-                "dead": use.dead,
-                "largest_share": use.largest_share,
-                "bow_gain": float(gains[position]),
+                **{name: use[name] for name in ("position", "codes", "usage", "perplexity")},
+                **before.get(use["position"], {}),
+                "perplexity_within_prefix": use["perplexity_within"],
+                **{name: use[name] for name in ("dead", "largest_share", "gini")},
+                "bow_gain": prefix["bow_gain"],
                 **{name: watched[name] for name in WATCHED if name in watched},
             }
         )
-    learned = inputs.codes.copy()
-    learned[:, -1] = run.last
     summary = {
         "indexer": str(config.indexer_kind),
         "documents": len(inputs),
         "rows": rows,
         "collisions": dataclasses.asdict(collisions(inputs.codes)),
-        "collisions_as_learned": dataclasses.asdict(collisions(learned)),
-        "ami": agreement_by_depth(inputs.codes, labels) if labels else [],
-        "repetition": repetition(inputs.codes),
+        "collisions_as_learned": measures["collisions"],
+        "prefixes": measures["prefixes"],
+        "ami": measures["agreement"],
+        "repetition": measures["repetition"],
         "seconds": run.spent,
         "estimated_minutes": sum(stage.minutes or 0.0 for stage in run.planned),
         "minutes": sum(run.spent.values()) / 60,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "device": jax.devices()[0].device_kind,
     }
-    interactions = None
-    if config.interactions:
-        interactions = read_interactions(pathlib.Path(config.interactions), run.corpus.ids().to_pylist())
-        summary["co_occurrence"] = dataclasses.asdict(co_occurrence(inputs.codes[:, 0], *interactions))
+    if evidence.interactions is not None:
+        summary["co_occurrence"] = measures["prefixes"][0]["co_occurrence"]
     if config.baseline and inputs.pooled is not None:
-        summary["baseline"] = baseline(inputs.pooled, words, labels, size=sizes[0], seed=config.seed, interactions=interactions)
+        rivals = {"baseline": ("the frozen encoder's embeddings", inputs.pooled), "word_baseline": ("averaged word vectors", inputs.lexical)}
+        for name, (what, vectors) in rivals.items():
+            summary[name] = baseline(what, np.asarray(vectors), evidence, sizes=sizes, seed=config.seed)
     return summary
 
 
-def baseline(
-    pooled: Float[np.ndarray, "N D"], words, labels: list[np.ndarray], *, size: int, seed: int, interactions
-) -> dict:
-    """k-means of the frozen encoder's embeddings at the same K: what the first code has to beat."""
-    found = kmeans(np.asarray(pooled), size, key=jax.random.key(seed))
-    codes = found.codes[:, None]
-    out = {
-        "what": f"k-means of the frozen encoder's pooled embeddings, K={size}",
-        "perplexity": usage(codes, (size,))[0].perplexity,
-        "bow_gain": float(bow_gain(codes, words)[0]),
-        "ami": agreement_by_depth(codes, labels) if labels else [],
-    }
-    if interactions is not None:
-        out["co_occurrence"] = dataclasses.asdict(co_occurrence(found.codes, *interactions))
-    return out
+def baseline(what: str, vectors: Float[np.ndarray, "N D"], evidence: Evidence, *, sizes: tuple[int, ...], seed: int) -> dict:
+    """Residual k-means of document vectors at the same K: what the learned codes have to beat."""
+    books = []
+    for position, size in enumerate(sizes):
+        books.append(residual.fit(vectors, books, size=size, key=jax.random.fold_in(jax.random.key(seed), position)))
+    measures = evaluate_table(residual.code(vectors, books)[0], sizes, evidence)
+    first = measures["prefixes"][0]
+    return {
+        "what": f"residual k-means of {what}, K={', '.join(map(str, sizes))}",
+        "perplexity": first["perplexity"],
+        "bow_gain": first["bow_gain"],
+        "prefixes": measures["prefixes"],
+        "ami": measures["agreement"],
+        "collisions": measures["collisions"],
+    } | ({"co_occurrence": first["co_occurrence"]} if evidence.interactions is not None else {})
+
+
+def evidence_of(corpus: Corpus, words: Bags, *, interactions: str) -> Evidence:
+    """All that is known about a corpus, for `evaluate_table`; `interactions` is a file, or "" where there is none."""
+    users = read_interactions(pathlib.Path(interactions), corpus.ids().to_pylist()) if interactions else None
+    evidence = Evidence(labels=labels_of(corpus), words=words, interactions=users)
+    return evidence.with_texts(text for batch in corpus.batches() for text in batch)
 
 
 def labels_of(corpus: Corpus) -> list[np.ndarray]:
@@ -189,7 +194,7 @@ def table_findings(kind: IndexerKind, summary: dict) -> list[health.Finding]:
     return [dataclasses.replace(finding, remedy=TWO_STAGE_REMEDIES[finding.mode]) for finding in found]
 
 
-def write_plan(config: Config, run: Finished, *, summary: dict) -> None:
+def write_plan(config: Config, run: Ended, *, summary: dict) -> None:
     """plan.json: what was to be done, what it was thought to cost and what it did cost."""
     stages = [
         {
@@ -229,11 +234,19 @@ def show(summary: dict, *, console: Console) -> None:
         f"distinct IDs: {learned['distinct_share']:.1%} as learned, {final['distinct_share']:.1%} in the table;"
         f" largest group {final['largest_group']}"
     )
-    base = summary.get("baseline")
-    if base:
-        console.note(f"beside it: {base['what']}: bag-of-words gain {base['bow_gain']:.3f} (first code: {summary['rows'][0]['bow_gain']:.3f})")
+    gain = summary["rows"][0]["bow_gain"]
+    for base in (summary[name] for name in ("baseline", "word_baseline") if name in summary):
+        console.note(f"beside it: {base['what']}: bag-of-words gain {base['bow_gain']:.3f} (first code: {gain:.3f})")
     if summary["ami"]:
-        beside = {(row["codes"], row["labels"]): row["ami"] for row in (base or {}).get("ami", [])}
-        columns = ["codes", "against", "labels", summary["indexer"], *(["k-means"] if base else [])]
-        rows = [[row["codes"], row["labels"], row["labels_count"], row["ami"], beside.get((row["codes"], row["labels"]))] for row in summary["ami"]]
-        console.table("agreement with the categories (AMI)", columns, [row[: len(columns)] for row in rows])
+        rivals = {"k-means": "baseline", "of words": "word_baseline"}
+        beside = {
+            title: {(row["codes"], row["labels"]): row["ami"] for row in summary[name]["ami"]}
+            for title, name in rivals.items()
+            if name in summary
+        }
+        rows = [
+            [row["codes"], row["labels"], row["labels_count"], row["ami"], *(base.get((row["codes"], row["labels"])) for base in beside.values())]
+            for row in summary["ami"]
+        ]
+        columns = ["codes", "against", "labels", summary["indexer"], *beside]
+        console.table("agreement with the categories (AMI)", columns, rows)

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from lmindexer_jax.conclude import Finished, conclude, labels_of
+from lmindexer_jax.conclude import Ended, conclude, labels_of
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.cache import cache_root
@@ -31,7 +31,7 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
     conclude(config, index(config, workdir, console=console), console=console)
 
 
-def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Finished:
+def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended:
     """The method itself: the language model learns the codes."""
     prepared = prepare(config, workdir, console=console)
     observe = make_observer(
@@ -58,10 +58,10 @@ def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Finis
     assigners = Assigners(workdir / "assigners")
     last = assigners.learned_codes(len(sizes) - 1)
     model = assigners.model_hash(len(sizes))
-    return Finished(workdir, prepared.corpus, prepared.inputs, sizes, last, model, run.stages, planned, run.spent)
+    return Ended(workdir, prepared.corpus, prepared.inputs, sizes, last, model, run.stages, planned, run.spent)
 
 
-def clustered(config: Config, workdir: pathlib.Path, *, console: Console) -> Finished:
+def clustered(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended:
     """A two-stage rival: vectors, then codes for them."""
     corpus, inputs, run = prepare_two_stage(config, workdir, console=console)
     stages = two_stage.plan(run.kind, run.sizes, run.config.training, documents=len(corpus))
@@ -69,4 +69,4 @@ def clustered(config: Config, workdir: pathlib.Path, *, console: Console) -> Fin
     console.plan(f"{len(corpus):,} documents, {run.kind} codes, {len(run.sizes)} positions", planned)
     inputs.codes[:] = two_stage.learn(run)
     model = two_stage.model_hash(workdir)
-    return Finished(workdir, corpus, inputs, run.sizes, inputs.codes[:, -1], model, stages, planned, run.spent)
+    return Ended(workdir, corpus, inputs, run.sizes, inputs.codes[:, -1], model, stages, planned, run.spent)

@@ -5,11 +5,15 @@ state the perplexity beside it.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int
 
+from lmindexer_jax.evaluation.contingency import contingency_measures
 from lmindexer_jax.evaluation.id_quality import prefix_ids
+
+DEALS = 8  # times that labels are dealt anew for the purity of chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,26 +21,38 @@ class Agreement:
     """Of a partition with labels, over the documents that have a label."""
 
     ami: float  # mutual information, adjusted for chance (Vinh 2010): 0 for random codes, 1 for the labels renamed
-    v_measure: float  # normalised mutual information (arithmetic mean), not adjusted: grows with the number of codes
+    nmi: float  # normalised by the geometric mean (Strehl and Ghosh 2002), not adjusted: grows with the number of codes
+    v_measure: float  # normalised by the arithmetic mean (Rosenberg and Hirschberg 2007): likewise
     homogeneity: float  # 1 where every code has documents of one label alone
     completeness: float  # 1 where every label has documents of one code alone
+    purity: float  # share of documents whose label is the most frequent one of their code
+    random_purity: float  # the same with labels dealt at random: what small codes reach without meaning
     documents: int  # that have a label
 
 
 def agreement(partition: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> Agreement:
     """Compare a partition with labels; documents labelled -1 are left out.
 
-    The AMI is scikit-learn's, with the arithmetic mean as normaliser. All measures are 0 where no document has a label.
+    All measures are 0 where no document has a label.
     """
-    from sklearn.metrics import adjusted_mutual_info_score, homogeneity_completeness_v_measure
-
     known = labels >= 0
     if not known.any():
-        return Agreement(0.0, 0.0, 0.0, 0.0, 0)
+        return Agreement(*[0.0] * 7, 0)
     given, found = labels[known], partition[known]
-    homogeneity, completeness, v_measure = homogeneity_completeness_v_measure(given, found)
-    ami = adjusted_mutual_info_score(given, found)
-    return Agreement(float(ami), float(v_measure), float(homogeneity), float(completeness), int(known.sum()))
+    values = contingency_measures(found, given, np.arange(len(given))[None, :])
+    point = {name: float(value[0]) for name, value in values.items()}
+    return Agreement(**point, random_purity=random_purity(found, given), documents=len(given))
+
+
+def random_purity(partition: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], *, seed: int = 0) -> float:
+    """Purity that codes of the same sizes reach by chance: the mean over labels dealt at random a few times."""
+    rng, most = np.random.default_rng(seed), 0
+    for _ in range(DEALS):
+        keys = partition.astype(np.int64) * (int(labels.max()) + 1) + rng.permutation(labels)
+        cells, counts = np.unique(keys, return_counts=True)
+        starts = np.flatnonzero(np.diff(cells // (int(labels.max()) + 1), prepend=-1))
+        most += np.maximum.reduceat(counts, starts).sum()
+    return float(most / (DEALS * len(labels)))
 
 
 def full_path(labels: list[Int[np.ndarray, " N"]]) -> Int[np.ndarray, " N"]:
@@ -48,27 +64,42 @@ def full_path(labels: list[Int[np.ndarray, " N"]]) -> Int[np.ndarray, " N"]:
     return whole
 
 
-def agreement_by_depth(codes: Int[np.ndarray, "N T"], labels: list[Int[np.ndarray, " N"]]) -> list[dict]:
-    """Codes against a tree of labels, level by level.
+def compared(
+    codes: Int[np.ndarray, "N T"], labels: list[Int[np.ndarray, " N"]]
+) -> Iterator[tuple[str, str, Int[np.ndarray, " N"], Int[np.ndarray, " N"]]]:
+    """What is set against what: (name of the codes, name of the labels, partition, labels).
+
+    The first code against the whole path (the paper's definition), the first code against each depth, and the first t
+    codes against depth t. A depth with a single label (a shared root) says nothing and is left out; t counts the depths
+    that are left.
 
     Args:
       codes: of the documents.
       labels: for depth 1, 2, ... the label of each document's path down to there, -1 where its path is shorter.
-
-    Returns:
-      rows {"codes", "labels", "labels_count", "ami", "v_measure", "homogeneity", "completeness", "documents"}: the
-      first code against the whole path (the paper's definition), the first code against each depth, and the first t
-      codes against depth t. A depth with a single label (a shared root) says nothing and is left out; t counts the
-      depths that are left.
     """
     labels = [depth for depth in labels if len(np.unique(depth[depth >= 0])) > 1]
     if not labels:
-        return []
+        return
     ids = prefix_ids(codes)
-    pairs = [("c1", "path", ids[:, 0], full_path(labels))]
-    pairs += [("c1", f"depth {number}", ids[:, 0], depth) for number, depth in enumerate(labels, start=1)]
+    yield "c1", "path", ids[:, 0], full_path(labels)
+    for number, depth in enumerate(labels, start=1):
+        yield "c1", f"depth {number}", ids[:, 0], depth
     for t in range(2, min(codes.shape[1], len(labels)) + 1):
-        pairs.append((f"c1..c{t}", f"depth {t}", ids[:, t - 1], labels[t - 1]))
+        yield prefix_name(t), f"depth {t}", ids[:, t - 1], labels[t - 1]
+
+
+def prefix_name(length: int) -> str:
+    """"c1", "c1..c2", ..."""
+    return "c1" if length == 1 else f"c1..c{length}"
+
+
+def agreement_by_depth(codes: Int[np.ndarray, "N T"], labels: list[Int[np.ndarray, " N"]]) -> list[dict]:
+    """Codes against a tree of labels, level by level: rows {"codes", "labels", "labels_count", and an `Agreement`}.
+
+    Args:
+      codes: of the documents.
+      labels: per depth, see `compared`.
+    """
     return [
         {
             "codes": of,
@@ -76,7 +107,7 @@ def agreement_by_depth(codes: Int[np.ndarray, "N T"], labels: list[Int[np.ndarra
             "labels_count": len(np.unique(given[given >= 0])),
             **dataclasses.asdict(agreement(found, given)),
         }
-        for of, against, found, given in pairs
+        for of, against, found, given in compared(codes, labels)
     ]
 
 

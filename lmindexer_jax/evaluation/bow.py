@@ -58,10 +58,19 @@ def bow_gain(codes: Int[np.ndarray, "N T"], halves: Bags, *, strength: float = S
       halves: from `bags`.
       strength: of the parent's distribution, in tokens.
     """
+    nats, tokens = bow_nats(codes, halves, strength=strength)
+    return nats.sum(0) / max(1, tokens.sum())
+
+
+def bow_nats(
+    codes: Int[np.ndarray, "N T"], halves: Bags, *, strength: float = STRENGTH
+) -> tuple[Float[np.ndarray, "N T"], Int[np.ndarray, " N"]]:
+    """What `bow_gain` is the quotient of: nats saved on each document's held-out tokens, and the number of these."""
     fit, held = halves.fit, ~halves.fit
     counts = np.bincount(halves.word[fit], minlength=halves.words) + 1.0
     unigram = (counts / counts.sum())[halves.word[held]]
-    known, gains = unigram, np.zeros(codes.shape[1])
+    known, owner = unigram, halves.document[held]
+    saved = np.zeros(codes.shape)
     for position, cell in enumerate(prefix_ids(codes).T):
         cell = cell[halves.document]
         totals = np.bincount(cell[fit], minlength=int(cell.max(initial=0)) + 1)
@@ -70,8 +79,8 @@ def bow_gain(codes: Int[np.ndarray, "N T"], halves: Bags, *, strength: float = S
         at = np.minimum(np.searchsorted(pairs, keys[held]), max(0, len(pairs) - 1))
         found = np.where(pairs[at] == keys[held], pair_counts[at], 0) if len(pairs) else 0
         known = (found + strength * known) / (totals[cell[held]] + strength)
-        gains[position] = np.mean(np.log(known / unigram)) if held.any() else 0.0
-    return gains
+        saved[:, position] = np.bincount(owner, np.log(known / unigram), minlength=len(codes))
+    return saved, np.bincount(owner, minlength=len(codes))
 
 
 def random_gain(codes: Int[np.ndarray, "N T"], halves: Bags, *, seed: int = 0) -> Float[np.ndarray, " T"]:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,10 +12,13 @@ class Usage:
 
     usage: float  # share of the codes that some document has
     perplexity: float  # number of codes in effect in use; K where all are used evenly
+    entropy: float  # of the code, in nats: log of the perplexity
     dead: int  # codes that no document has
     largest_share: float  # of the documents, with one code
     gini: float  # 0 where all codes have as many documents, near 1 where one has all
-    perplexity_within: float  # the same inside a prefix group, averaged over documents
+    perplexity_within: float  # perplexity inside a prefix group, averaged over documents
+    entropy_within: float  # of the code when those before it are known, in nats
+    gini_within: float  # unevenness inside a prefix group, averaged over documents; a group of n has n codes to spread on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,24 @@ def perplexity(counts: Int[np.ndarray, " K"]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
+def gini(
+    counts: Int[np.ndarray, " C"], group: Int[np.ndarray, " C"], *, places: Int[np.ndarray, " G"]
+) -> Float[np.ndarray, " G"]:
+    """Gini coefficient of every group's counts: 0 where they are equal, near 1 where one has all.
+
+    Args:
+      counts: of the cells.
+      group: that each cell belongs to.
+      places: cells that a group could have; those without a row count as 0.
+    """
+    order = np.lexsort((-counts, group))  # the largest first, so that missing zeros come last and change no rank
+    counts, group = counts[order], group[order]
+    rank = np.arange(len(group)) - np.searchsorted(group, group)  # from the largest, in the group
+    totals = np.bincount(group, counts, minlength=len(places))
+    weighed = np.bincount(group, counts * rank, minlength=len(places))
+    return (places - 1 - 2 * weighed / np.maximum(1, totals)) / places
+
+
 def usage(codes: Int[np.ndarray, "N T"], sizes: tuple[int, ...]) -> list[Usage]:
     """How every position uses its codebook.
 
@@ -56,20 +77,23 @@ def usage(codes: Int[np.ndarray, "N T"], sizes: tuple[int, ...]) -> list[Usage]:
     rows = []
     for position, size in enumerate(sizes):
         counts = np.bincount(codes[:, position], minlength=size)
-        ordered = np.sort(counts)
-        below = np.cumsum(ordered).sum() / ordered.sum()
         above = ids[:, position - 1] if position else np.zeros(len(codes), np.int64)
         joint = np.bincount(ids[:, position])
-        parents = np.bincount(above)[np.unique(np.c_[ids[:, position], above], axis=0)[:, 1]]
-        within = np.exp(-(joint * np.log(joint / parents)).sum() / len(codes))
+        parent = np.unique(np.c_[ids[:, position], above], axis=0)[:, 1]
+        groups = np.bincount(above)
+        within = float(-(joint * np.log(joint / groups[parent])).sum() / len(codes))
+        uneven = gini(joint, parent, places=np.minimum(size, groups))
         rows.append(
             Usage(
                 usage=float((counts > 0).mean()),
                 perplexity=perplexity(counts),
+                entropy=float(np.log(perplexity(counts))),
                 dead=int((counts == 0).sum()),
                 largest_share=float(counts.max() / len(codes)),
-                gini=float((size + 1 - 2 * below) / size),
-                perplexity_within=float(within),
+                gini=float(gini(counts, np.zeros(size, np.int64), places=np.array([size]))[0]),
+                perplexity_within=float(np.exp(within)),
+                entropy_within=within,
+                gini_within=float(np.average(uneven, weights=groups)),
             )
         )
     return rows

@@ -17,14 +17,17 @@ import numpy as np
 from jaxtyping import Int
 
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.evaluation import examples
 from lmindexer_jax.evaluation.explain import distinguishing_words
 from lmindexer_jax.evaluation.id_quality import prefix_ids
+from lmindexer_jax.evaluation.text_space import TextSpace, text_space
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing import journal
 
 MOST_DOCUMENTS = 50_000  # in the tree; of a larger corpus every n-th in the order of the IDs
 MOST_POINTS = 200  # of a curve per stage
 SNIPPET = 160  # characters of a document's text
+LISTED = 12  # documents of a prefix that the page lists one and all
 NOT_CURVES = {"number", "time", "step", "steps", "position"}
 
 
@@ -139,25 +142,33 @@ def tree(
     text: Callable[[int], str],
     paths: Callable[[int], Sequence[str]] | None,
 ) -> dict[str, Any]:
-    """Documents in the order of their IDs, and for every depth where its prefixes start, their sizes and words."""
+    """Documents in the order of their IDs; for every depth where its prefixes start, their sizes, words and examples.
+
+    Examples are `typical` documents per prefix, and `borderline` ones with the first document of the sibling that is
+    nearly as near. Prefixes whose documents are listed one and all have none.
+    """
     order = np.lexsort(codes.T[::-1])
     step = -(-len(order) // MOST_DOCUMENTS)
     shown = order[::step]
     whole = prefix_ids(codes)
     prefixes = prefix_ids(codes[shown])
     texts = [text(int(document)) for document in shown]
-    words, best = distinguishing_words(texts, prefixes)
+    space = text_space(texts)
+    best = distinguishing_words(space, prefixes)
     used = sorted({word for depth in best for prefix in depth for word in prefix})
     place = {word: number for number, word in enumerate(used)}
     depths = []
     for t, prefix in enumerate(prefixes.T):
         starts = np.flatnonzero(np.diff(prefix, prepend=-1))
         sizes = np.bincount(whole[:, t])[whole[shown[starts], t]]
+        typical, borderline = examples_of(space, prefix, prefixes[:, t - 1] if t else np.zeros_like(prefix), starts=starts)
         depths.append(
             {
                 "starts": starts.tolist(),
                 "sizes": sizes.tolist(),
                 "words": [[place[word] for word in prefix_words] for prefix_words in best[t]],
+                "typical": typical,
+                "borderline": borderline,
             }
         )
     categories = [tuple(paths(int(document))) for document in shown] if paths else []
@@ -167,11 +178,33 @@ def tree(
         "codes": codes[shown].tolist(),
         "ids": [str(ids[int(document)]) for document in shown],
         "texts": [snippet(document) for document in texts],
-        "words": [words[word] for word in used],
+        "words": [space.vocabulary[word] for word in used],
         "depths": depths,
         "paths": list(known),
         "path": [known[path] for path in categories],
     }
+
+
+def examples_of(
+    space: TextSpace, prefix: Int[np.ndarray, " N"], parent: Int[np.ndarray, " N"], *, starts: Int[np.ndarray, " P"]
+) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """Typical documents of every prefix, and [document, first document of the sibling] of borderline ones."""
+    typical: list[list[int]] = [[] for _ in starts]
+    borderline: list[list[list[int]]] = [[] for _ in starts]
+    ends = np.append(starts[1:], len(prefix))
+    large = ends - starts > LISTED
+    for family in np.unique(parent[starts[large]]):
+        members = np.flatnonzero(parent == family)
+        fitted = examples.fit(space, members, prefix[members])
+        for child in np.unique(prefix[members]):
+            if large[child]:
+                mine = np.flatnonzero(prefix[members] == child)
+                its = examples.Fit(*(part[mine] for part in fitted))
+                best = examples.typical(its, most=3)
+                unsure = [i for i in examples.borderline(its, most=2) if i not in best]
+                typical[child] = members[mine[best]].tolist()
+                borderline[child] = [[int(members[mine[i]]), int(starts[its.sibling[i]])] for i in unsure]
+    return typical, borderline
 
 
 def snippet(text: str) -> str:

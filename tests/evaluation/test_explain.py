@@ -4,6 +4,7 @@ import numpy as np
 
 from lmindexer_jax.evaluation.explain import distinguishing_words
 from lmindexer_jax.evaluation.id_quality import prefix_ids
+from lmindexer_jax.evaluation.text_space import text_space
 
 TEXTS = [
     "Red lipstick for the lips, beauty",
@@ -16,8 +17,9 @@ CODES = np.array([[0, 0], [0, 1], [1, 0], [1, 0], [1, 1]])
 
 
 def told(texts, codes, **settings):
-    words, depths = distinguishing_words(texts, prefix_ids(codes), **settings)
-    return [[[words[word] for word in prefix] for prefix in depth] for depth in depths]
+    space = text_space(texts)
+    depths = distinguishing_words(space, prefix_ids(codes), **settings)
+    return [[[space.vocabulary[word] for word in prefix] for prefix in depth] for depth in depths]
 
 
 def test_words_of_each_prefix():
@@ -34,8 +36,7 @@ def test_a_word_that_all_siblings_share_comes_after_those_that_differ():
 
 
 def test_function_words_and_numbers_are_left_out():
-    words, _ = distinguishing_words(["the 12 of and 3x a", "for 99"], np.zeros((2, 1), np.int64))
-    assert words == []
+    assert text_space(["the 12 of and 3x a", "for 99"]).vocabulary == []
 
 
 def test_scores_are_class_based_tf_idf():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lmindexer_jax.evaluation.id_quality import collisions, perplexity, prefix_ids, usage
+from lmindexer_jax.evaluation.id_quality import collisions, gini, perplexity, prefix_ids, usage
 
 CODES = st.integers(1, 40).flatmap(lambda n: st.integers(1, 4).flatmap(lambda t: arrays(np.int32, (n, t), elements=st.integers(0, 3))))
 
@@ -89,3 +89,27 @@ def test_collisions_by_hand():
 
 def test_distinct_ids_do_not_collide():
     assert dataclasses.astuple(collisions(np.arange(20).reshape(20, 1))) == (20, 1.0, 0, 1)
+
+
+def test_entropy_is_the_log_of_perplexity_and_adds_up():
+    codes = np.random.default_rng(0).integers(0, 5, (300, 2))
+    first, second = usage(codes, (5, 5))
+    assert np.exp(first.entropy) == pytest.approx(first.perplexity) and first.entropy_within == pytest.approx(first.entropy)
+    joint = perplexity(np.unique(codes, axis=0, return_counts=True)[1])
+    assert first.entropy + second.entropy_within == pytest.approx(np.log(joint), abs=1e-12)
+
+
+@given(arrays(np.int64, st.integers(1, 12), elements=st.integers(0, 20)), st.integers(0, 5))
+def test_gini_is_the_mean_difference(counts, missing):
+    whole = np.r_[counts, np.zeros(missing, np.int64)]
+    found = gini(counts, np.zeros(len(counts), np.int64), places=np.array([len(whole)]))[0]
+    expected = np.abs(whole[:, None] - whole[None]).mean() / (2 * whole.mean()) if whole.any() else (len(whole) - 1) / len(whole)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_gini_within_a_group_knows_how_far_its_documents_could_spread():
+    # Group 0: four documents as spread as they can be. Group 1: four in one code of the four places that they have.
+    codes = np.array([[0, 0], [0, 1], [0, 2], [0, 3], [1, 7], [1, 7], [1, 7], [1, 7]])
+    assert usage(codes, (2, 8))[1].gini_within == pytest.approx((0 + 0.75) / 2)
+    # More documents than codes: all codes are places.
+    assert usage(np.array([[0, 0]] * 6 + [[0, 1]] * 2), (1, 2))[1].gini_within == pytest.approx(0.25)

@@ -42,6 +42,10 @@ def fill(workdir):
         "rows": [{"position": t + 1, "codes": 5, "usage": 0.8, "perplexity": 4.0 - t, "bow_gain": 0.5} for t in range(3)],
         "collisions": {"distinct": 60, "distinct_share": 0.5},
         "ami": ami,
+        "prefixes": [
+            {"codes": "c1", "distinct": 4, "perplexity": 4.0, "neighbours": {"share": 0.4, "agreement": 0.3}},
+            {"codes": "c1..c2", "distinct": 20, "perplexity": 9.0, "bow_gain": 0.5, "over_reference": {"bow_gain": 0.1}},
+        ],
         "baseline": {"what": "k-means", "perplexity": 3.3, "bow_gain": 0.4, "ami": ami[:2]},
     }
     (workdir / "plan.json").write_text(json.dumps({"run": {"corpus": "made <things>", "documents": 120}, "stages": stages}))
@@ -75,6 +79,19 @@ def test_tree_holds_every_document_in_the_order_of_ids(tmp_path):
         assert [tree["codes"][start][: t + 1] for start in depth["starts"]] == prefixes.tolist()
         assert len(depth["words"]) == len(prefixes)
     assert [tree["words"][words[0]] for words in tree["depths"][0]["words"]] == list(TOPICS)
+
+
+def test_prefixes_that_are_not_listed_whole_have_examples(tmp_path):
+    codes = CODES.copy()
+    codes[4, 0] = 1  # a lipstick among shampoos
+    tree = content(write(tmp_path, codes=codes))["tree"]
+    first = tree["depths"][0]
+    for index, start in enumerate(first["starts"]):
+        kind = [tree["texts"][document].split()[0] for document in first["typical"][index]]
+        assert kind == [TOPICS[tree["codes"][start][0]]] * 3
+    ((stray, sibling),) = first["borderline"][1]
+    assert tree["ids"][stray] == "item-4" and tree["codes"][sibling][0] == 0
+    assert tree["depths"][1]["typical"] == [[]] * len(tree["depths"][1]["starts"]), "small ones are listed"
 
 
 def test_a_large_corpus_is_thinned_but_counted(tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""A finished run, opened for reading: its ID table and the corpus that it belongs to."""
+
+import dataclasses
+import pathlib
+
+from lmindexer_jax.config import Config, from_dict
+from lmindexer_jax.data.corpus import Corpus, open_corpus
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing import id_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a workdir holds once its run is through; row i of the table is document i of the corpus.
+
+    The table may have more rows: documents that were added later, which have an ID but no place in the corpus.
+    """
+
+    workdir: pathlib.Path
+    table: id_table.IdTable
+    config: Config
+
+    def corpus(self) -> Corpus:
+        """The documents that the codes were learned from.
+
+        Raises:
+          UserError: they cannot be read any more, or have changed.
+        """
+        corpus = open_corpus(self.config.corpus)
+        if corpus.hash != self.table.manifest.corpus_hash:
+            source = self.config.corpus.path or self.config.corpus.name
+            raise UserError(f"{self.workdir}: {source} has changed since the run; restore it, or run again in another --workdir")
+        return corpus
+
+
+def open_finished(workdir: pathlib.Path) -> Finished:
+    """Open a workdir.
+
+    Raises:
+      UserError: no finished run, or a damaged table.
+    """
+    table = id_table.load(workdir / "ids")
+    return Finished(workdir, table, from_dict(Config, table.manifest.config))
