@@ -18,12 +18,12 @@ FLOORS = {
     "console": 1, "files": 1, "memory": 1,
     "data": 2, "models": 2, "training": 2,
     "indexing": 3,
-    "evaluation": 4,
+    "evaluation": 4, "retrieval": 4,
     "config": 5,
     "recipes": 6, "prepare": 6,
     "conclude": 7,
     "run": 8, "finished": 8,
-    "main": 9, "index": 9, "evaluate": 9, "explain": 9,
+    "main": 9, "index": 9, "evaluate": 9, "explain": 9, "baselines": 9,
 }  # fmt: skip
 
 # What one room or file has to itself.
