@@ -7,7 +7,7 @@ The search knows the trie and nothing of the model, which it sees as one functio
       codes    (B, X, t)  what each beam has read so far; t, the position of the next code, is static
       parents  (B, X)     which beam of the call before this one continues (0 at t = 0)
       logits   (B, X, K)  of the next code; K is `trie.sizes[t]`, the end marker among them
-      cache               whatever the model keeps, in the order of X; `reorder` lines it up with `parents`
+      cache               whatever the model keeps, in the order of X; `models.decoding.reorder` lines it up
 
 X is 1 at the first position, where all beams are the same, and from then on as many as are asked for, but never more
 than there are nodes: small catalogues are searched exhaustively and cost no more than that. Positions are unrolled, so
@@ -114,16 +114,6 @@ def search(
         logits, cache = step(cache, beams.codes, parents)
         beams, parents = advance(trie, depth, logits, beams, config=config, permits=permits, closed=closed)
     return conclude(trie, beams, config=config, permits=permits, closed=closed)
-
-
-def reorder(cache: Cache, parents: Int[Array, "B X"]) -> Cache:
-    """Leaves (B, X', ...) of a cache -> (B, X, ...), each beam with what its parent had."""
-
-    def lined_up(leaf: Array) -> Array:
-        index = parents.reshape(*parents.shape, *(1,) * (leaf.ndim - 2))
-        return jnp.take_along_axis(leaf, index, axis=1, mode="clip")
-
-    return jax.tree.map(lined_up, cache)
 
 
 class Children(NamedTuple):
