@@ -146,7 +146,7 @@ def _read_off(
             before = ordered[low - 1] if low else None
             yield low, share, [np.flatnonzero(fresh) for fresh in sorting.fresh_prefixes(share, before, layout)]
 
-    nodes = np.sum([[len(places) for places in fresh] for _, _, fresh in passes()], axis=0)
+    nodes = np.sum([[len(places) for places in fresh] for _, _, fresh in passes()], axis=0).tolist()
     codes = tuple(room(f"codes-{t + 1}", nodes[t], _smallest(sizes[t])) for t in depths)
     first = tuple(room(f"first-{t}", (nodes[t - 1] if t else 1) + 1, np.int32) for t in depths)
     starts = None if nodes[-1] == count else room("starts", nodes[-1] + 1, np.int32)

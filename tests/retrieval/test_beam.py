@@ -14,12 +14,12 @@ from lmindexer_jax.retrieval.build import build
 from lmindexer_jax.retrieval.permits import permit
 from lmindexer_jax.retrieval.trie import Trie, pad
 
-QUERIES, SEEN = 16, 6
+SEEN = 6
 
 
 @functools.cache
-def compiled(length: int, beams: int, over: Over, groups: int, method):
-    """One search per kind; catalogues of one room share it."""
+def compiled(beams: int, over: Over, groups: int, method):
+    """One search per kind; catalogues of one room share what it compiles to."""
     config = BeamConfig(beams=beams, over=over, groups=groups)
 
     @jax.jit
@@ -38,82 +38,89 @@ def roomy(ids: np.ndarray, *, length: int, room: int, variable: bool) -> Trie:
     return pad(trie, [room] * length, widest=widest, sharing=catalogues.COPIES)
 
 
-def check(rng, *, length: int, documents: int, room: int, beams: int, variable: bool, over: Over, groups: int, method) -> int:
-    """Search one random catalogue for QUERIES queries and hold every result against the enumeration."""
+def check(
+    rng, *, queries: int, length: int, documents: int, room: int, beams: int, variable: bool, over: Over, groups: int,
+    method=beam.search,
+) -> int:  # fmt: skip
+    """Search one random catalogue for some queries and hold every result against the enumeration."""
     ids = catalogues.catalogue(rng, documents, length=length, variable=variable)
     trie = roomy(ids, length=length, room=room, variable=variable)
-    model = catalogues.tables(rng, QUERIES, trie.sizes)
-    present = rng.random(QUERIES) < 0.9
+    model = catalogues.tables(rng, queries, trie.sizes)
+    present = rng.random(queries) < 0.9
     allowed = rng.random(len(ids)) < rng.choice([0.0, 0.3, 1.0, 1.0])
-    seen = np.where(rng.random((QUERIES, SEEN)) < 0.5, rng.integers(0, len(ids), (QUERIES, SEEN)), -1)
-    run = compiled(length, beams, over, groups, method)
+    seen = np.where(rng.random((queries, SEEN)) < 0.5, rng.integers(0, len(ids), (queries, SEEN)), -1)
+    run = compiled(beams, over, groups, method)
     found = run(trie, model, present, np.pad(allowed, (0, len(trie.documents) - len(ids))), seen)
     found = jax.tree.map(np.asarray, found)
 
     ends = [trie.end(t) for t in range(length)]
-    marked = np.where(ids < 0, np.array([end or 0 for end in ends])[None], ids)
-    distinct, inverse = np.unique(marked, axis=0, return_inverse=True)
+    marks = np.array([end or 0 for end in ends])[None]  # an ID is over nowhere that has no end marker
+    distinct, inverse = np.unique(np.where(ids < 0, marks, ids), axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
     expected = catalogues.enumerate_scores(distinct, model, ends=ends, over_children=over is Over.CHILDREN)
     number = {tuple(row): place for place, row in enumerate(distinct.tolist())}
-    for query in range(QUERIES):
+    for query in range(queries):
         good = allowed & ~np.isin(np.arange(len(ids)), seen[query])
-        left = np.unique(inverse.reshape(-1)[good]) if present[query] else np.zeros(0, int)
+        left = np.unique(inverse[good]) if present[query] else np.zeros(0, int)
         valid = found.valid[query]
         count = int(valid.sum())
-        assert valid[:count].all() and (found.codes[query, count:] == -1).all() and (found.documents[query, count:] == -1).all()
+        assert valid[:count].all()
+        for rest in (found.codes, found.documents, found.leaves):
+            assert (rest[query, count:] == -1).all()
         assert np.isneginf(found.log_probs[query, count:]).all()
-        codes = np.where(found.codes[query, :count] < 0, np.array([end or 0 for end in ends])[None], found.codes[query, :count])
+        codes = np.where(found.codes[query, :count] < 0, marks, found.codes[query, :count])
         places = np.array([number[tuple(row)] for row in codes.tolist()], int)  # KeyError: an ID that does not exist
         assert len(set(places)) == count, "an ID twice"
         assert set(places) <= set(left), "an ID that was not permitted"
         documents = found.documents[query, :count]
-        first = [np.flatnonzero(good & (inverse.reshape(-1) == place))[0] for place in places]
+        first = [np.flatnonzero(good & (inverse == place))[0] for place in places]
         np.testing.assert_array_equal(documents, first)
         np.testing.assert_array_equal(found.leaves[query, :count], trie.leaf[documents])
         np.testing.assert_allclose(found.log_probs[query, :count], expected[query, places], rtol=1e-5, atol=1e-5)
         assert (np.diff(found.log_probs[query, :count]) <= 0).all()
-        assert count == min(beams, len(left)) or groups > 1 or beams < len(distinct)
-        if present[query] and good.any():
-            assert count
+        assert bool(count) == bool(len(left))
         if groups == 1 and (beams >= len(distinct) or method is exact.search):
             best = np.sort(expected[query, left])[::-1][:beams]
+            assert count == len(best)
             np.testing.assert_allclose(found.log_probs[query, :count], best, rtol=1e-5, atol=1e-5)
-    return QUERIES
+    return queries
 
 
 KINDS = [
-    # variable, over, groups
-    (False, Over.CHILDREN, 1),
-    (True, Over.CHILDREN, 1),
-    (True, Over.CODEBOOK, 1),
-    (False, Over.CODEBOOK, 4),
+    {"variable": False, "over": Over.CHILDREN, "groups": 1},
+    {"variable": True, "over": Over.CHILDREN, "groups": 1},
+    {"variable": True, "over": Over.CODEBOOK, "groups": 1},
+    {"variable": False, "over": Over.CODEBOOK, "groups": 4},
 ]
 
 
-@pytest.mark.parametrize("method", [beam.search, exact.search], ids=["beam", "exact"])
 @pytest.mark.parametrize(("length", "kind"), [(1, 1), (3, 0), (4, 2), (3, 3)])
-def test_random_catalogues(length, kind, method):
-    variable, over, groups = KINDS[kind]
+def test_beams_as_many_as_ids_find_what_enumeration_finds(length, kind):
     rng = np.random.default_rng(length)
     for documents in (1, 2, 9, 60, 60):
-        check(
-            rng, length=length, documents=documents, room=64, beams=64, variable=variable, over=over, groups=groups,
-            method=method,
-        )  # fmt: skip
+        check(rng, queries=16, length=length, documents=documents, room=64, beams=64, **KINDS[kind])
+
+
+def test_the_exact_mode_finds_what_enumeration_finds():
+    rng = np.random.default_rng(0)
+    for documents in (1, 40, 60):
+        check(rng, queries=16, length=3, documents=documents, room=64, beams=5, **KINDS[2], method=exact.search)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6])
+def test_ten_thousand_searches_of_catalogues_up_to_five_thousand(length):
+    rng = np.random.default_rng(length)
+    sizes = [1, 2, 20, 5000, *np.exp(rng.uniform(0, np.log(5000), 23)).astype(int)]
+    shape = {"queries": 64, "length": length, "room": 5000, "beams": 20} | KINDS[length % len(KINDS)]
+    assert sum(check(rng, documents=documents, **shape) for documents in sizes) == 1728
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("method", [beam.search, exact.search], ids=["beam", "exact"])
 @pytest.mark.parametrize("kind", range(len(KINDS)))
-def test_ten_thousand_searches(length, kind):
-    variable, over, groups = KINDS[kind]
+def test_every_kind_of_search_is_exact_where_it_should_be(length, method, kind):
     rng = np.random.default_rng([length, kind])
-    shape = {"length": length, "variable": variable, "over": over, "groups": groups}
-    searches = 0
-    for _ in range(20):
-        documents = int(np.exp(rng.uniform(0, np.log(5000))))
-        searches += check(rng, documents=documents, room=5000, beams=20, method=beam.search, **shape)
-    for method in (beam.search, exact.search):
-        for _ in range(6):
-            searches += check(rng, documents=int(rng.integers(1, 129)), room=128, beams=128, method=method, **shape)
-    assert searches == 512
+    for documents in rng.integers(1, 129, 8):
+        check(rng, queries=16, length=length, documents=documents, room=128, beams=128, **KINDS[kind], method=method)
