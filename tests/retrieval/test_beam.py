@@ -107,6 +107,24 @@ def test_the_exact_mode_finds_what_enumeration_finds():
         check(rng, queries=16, length=3, documents=documents, room=64, beams=5, **KINDS[2], method=exact.search)
 
 
+def test_logits_that_are_no_numbers_make_no_id_up_and_spoil_no_other_query():
+    rng = np.random.default_rng(7)
+    ids = catalogues.catalogue(rng, 30, length=3, variable=False)
+    trie = roomy(ids, length=3, room=64, variable=False)
+    clean = catalogues.tables(rng, 16, trie.sizes)
+    model = [logits.copy() for logits in clean]
+    model[1][0], model[0][1], model[2][2], model[1][3, ::2] = np.nan, -np.inf, np.inf, np.nan
+    run = compiled(64, Over.CHILDREN, 1, beam.search)
+    rest = np.ones(16, bool), np.arange(64) < len(ids), np.full((16, SEEN), -1)
+    spoilt, right = run(trie, model, *rest), run(trie, clean, *rest)
+    existing = {tuple(row) for row in ids.tolist()}
+    for query in range(16):
+        found = [tuple(row) for row in np.asarray(spoilt.codes[query])[np.asarray(spoilt.valid[query])].tolist()]
+        assert set(found) == existing and len(found) == len(existing)
+    np.testing.assert_array_equal(spoilt.codes[4:], right.codes[4:])
+    np.testing.assert_array_equal(spoilt.log_probs[4:], right.log_probs[4:])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6])
 def test_ten_thousand_searches_of_catalogues_up_to_five_thousand(length):
