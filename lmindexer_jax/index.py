@@ -30,6 +30,7 @@ from lmindexer_jax.indexing.assign import corpus_codes
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.inputs import Inputs
+from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.prepare import dropped_text, language_model_config, open_tokenizer, read_run
@@ -170,6 +171,7 @@ def main() -> None:
     """Parse, index, write."""
     flags = parse(sys.argv[1:])
     console = Console(flags.console)
+    keep_freed()
     run = read_run(flags.workdir)
     template = flags.template or (run["config"]["corpus"]["template"] if run else CorpusConfig.template)
     corpus_config = CorpusConfig(
