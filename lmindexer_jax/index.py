@@ -30,6 +30,7 @@ from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.indexing.vectors import VectorSource, from_file, from_language_model
+from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.training.checkpoint import load_tree
@@ -208,6 +209,7 @@ def main() -> None:
     """Parse, index, write."""
     flags = parse(sys.argv[1:])
     console = Console(flags.console)
+    keep_freed()
     run = read_run(flags.workdir)
     template = flags.template or (run["config"]["corpus"]["template"] if run else CorpusConfig.template)
     corpus_config = CorpusConfig(
