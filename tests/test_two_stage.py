@@ -81,6 +81,8 @@ def test_a_finished_run_is_not_run_again_and_refuses_other_settings(finished, ho
 def test_killed_anywhere_and_started_again_ends_alike(home, kind):
     config, workdir, deaths = settings(home, kind), home / f"{kind}-killed", 0
     config.checkpoint_seconds = 0.0
+    whole = home / kind
+    execute(settings(home, kind), whole, console=QUIET)
     while True:
         try:
             execute(config, workdir, console=runs.Mortal(2 if kind == IndexerKind.HIERARCHICAL else 6))
@@ -88,8 +90,6 @@ def test_killed_anywhere_and_started_again_ends_alike(home, kind):
         except runs.Killed:
             deaths += 1
     assert deaths >= 1
-    whole = home / kind
-    execute(settings(home, kind), whole, console=QUIET)
     one, two = (id_table.load(home / "ids") for home in (whole, workdir))
     np.testing.assert_array_equal(one.codes, two.codes)
     assert one.manifest.model_hash == two.manifest.model_hash

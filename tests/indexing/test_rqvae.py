@@ -103,8 +103,9 @@ def test_nearly_all_codes_are_used(vectors, whole, tmp_path, update):
 def test_training_explains_more_and_says_so(whole):
     import json
 
-    rows = [json.loads(line) for line in (whole[1] / "metrics.jsonl").read_text().splitlines()]
+    *rows, end = [json.loads(line) for line in (whole[1] / "metrics.jsonl").read_text().splitlines()]
     assert [row["number"] for row in rows] == list(range(1, 13))
+    assert end["event"] == "stage" and end["number"] == 13
     assert rows[-1]["reconstruction"] < 0.7 * rows[0]["reconstruction"]
     assert all(0 < rows[-1][f"usage_{level}"] <= 1 and rows[-1][f"perplexity_{level}"] <= 16.001 for level in (1, 2))
 
@@ -120,7 +121,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(vectors, whole, tmp_pa
     assert deaths >= 2
     jax.tree.map(np.testing.assert_array_equal, fitted, whole[0])
     lines = [(home / "metrics.jsonl").read_text().splitlines() for home in (tmp_path, whole[1])]
-    assert len(lines[0]) == len(lines[1]) == 12
+    assert len(lines[0]) == len(lines[1]) == 13
 
 
 def test_alone_as_in_company(vectors, whole):
