@@ -64,20 +64,24 @@ def full_path(labels: list[Int[np.ndarray, " N"]]) -> Int[np.ndarray, " N"]:
     return whole
 
 
+def informative(labels: list[Int[np.ndarray, " N"]]) -> list[Int[np.ndarray, " N"]]:
+    """The depths that tell documents apart: one with a single label (a shared root) says nothing."""
+    return [depth for depth in labels if len(np.unique(depth[depth >= 0])) > 1]
+
+
 def compared(
     codes: Int[np.ndarray, "N T"], labels: list[Int[np.ndarray, " N"]]
 ) -> Iterator[tuple[str, str, Int[np.ndarray, " N"], Int[np.ndarray, " N"]]]:
     """What is set against what: (name of the codes, name of the labels, partition, labels).
 
-    The first code against the whole path (the paper's definition), the first code against each depth, and the first t
-    codes against depth t. A depth with a single label (a shared root) says nothing and is left out; t counts the depths
-    that are left.
+    The first code against the whole path (the paper's definition), the first code against each informative depth, and
+    the first t codes against the t-th of these.
 
     Args:
       codes: of the documents.
       labels: for depth 1, 2, ... the label of each document's path down to there, -1 where its path is shorter.
     """
-    labels = [depth for depth in labels if len(np.unique(depth[depth >= 0])) > 1]
+    labels = informative(labels)
     if not labels:
         return
     ids = prefix_ids(codes)
@@ -91,24 +95,6 @@ def compared(
 def prefix_name(length: int) -> str:
     """"c1", "c1..c2", ..."""
     return "c1" if length == 1 else f"c1..c{length}"
-
-
-def agreement_by_depth(codes: Int[np.ndarray, "N T"], labels: list[Int[np.ndarray, " N"]]) -> list[dict]:
-    """Codes against a tree of labels, level by level: rows {"codes", "labels", "labels_count", and an `Agreement`}.
-
-    Args:
-      codes: of the documents.
-      labels: per depth, see `compared`.
-    """
-    return [
-        {
-            "codes": of,
-            "labels": against,
-            "labels_count": len(np.unique(given[given >= 0])),
-            **dataclasses.asdict(agreement(found, given)),
-        }
-        for of, against, found, given in compared(codes, labels)
-    ]
 
 
 def repetition(codes: Int[np.ndarray, "N T"]) -> list[float]:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from lmindexer_jax.console import Console
 from lmindexer_jax.evaluation import health
-from lmindexer_jax.evaluation.agreement import agreement
+from lmindexer_jax.evaluation.agreement import agreement, informative
 from lmindexer_jax.evaluation.bow import Bags, bags, bow_gain, random_gain
 from lmindexer_jax.evaluation.id_quality import collisions, prefix_ids, usage
 from lmindexer_jax.evaluation.watch import reconstruction_scores
@@ -37,7 +37,7 @@ def make_observer(
       seed: of the sample.
       console: findings are said here.
     """
-    documents = len(inputs)
+    documents, labels = len(inputs), informative(labels)
     sample = np.sort(np.random.default_rng(seed).permutation(documents)[:SAMPLE])
     words = bags(inputs.store.flat, inputs.offsets, unlabelled=inputs.unlabelled)
     counts = np.bincount(words.word)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from lmindexer_jax.evaluation.agreement import agreement, agreement_by_depth, full_path, repetition
+from lmindexer_jax.evaluation.agreement import agreement, compared, full_path, repetition
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 12, 2000)
@@ -48,19 +48,18 @@ def test_full_path_is_the_deepest_label():
 def test_by_depth_compares_prefix_with_depth():
     codes = np.stack([LABELS, RNG.integers(0, 3, 2000)], 1)
     root, deep = np.zeros(2000, np.int64), LABELS * 3 + codes[:, 1]
-    rows = {(row["codes"], row["labels"]): row for row in agreement_by_depth(codes, [root, LABELS, deep])}
+    rows = {(of, against): agreement(found, given) for of, against, found, given in compared(codes, [root, LABELS, deep])}
     # The root that all share is no level of its own.
     assert set(rows) == {("c1", "path"), ("c1", "depth 1"), ("c1", "depth 2"), ("c1..c2", "depth 2")}
-    assert rows["c1", "depth 1"]["ami"] == pytest.approx(1, abs=1e-12)
-    assert rows["c1..c2", "depth 2"]["ami"] == pytest.approx(1, abs=1e-12)
-    assert rows["c1", "path"]["ami"] == rows["c1", "depth 2"]["ami"]
-    assert rows["c1", "path"]["ami"] == pytest.approx(adjusted_mutual_info_score(deep, LABELS), abs=1e-11)
-    assert rows["c1", "depth 2"]["labels_count"] == 36
+    assert rows["c1", "depth 1"].ami == pytest.approx(1, abs=1e-12)
+    assert rows["c1..c2", "depth 2"].ami == pytest.approx(1, abs=1e-12)
+    assert rows["c1", "path"].ami == rows["c1", "depth 2"].ami
+    assert rows["c1", "path"].ami == pytest.approx(adjusted_mutual_info_score(deep, LABELS), abs=1e-11)
 
 
 def test_labels_that_never_differ_give_no_rows():
-    assert agreement_by_depth(np.zeros((5, 2), np.int32), [np.zeros(5, np.int64)]) == []
-    assert agreement_by_depth(np.zeros((5, 2), np.int32), []) == []
+    assert not list(compared(np.zeros((5, 2), np.int32), [np.zeros(5, np.int64)]))
+    assert not list(compared(np.zeros((5, 2), np.int32), []))
 
 
 def test_repetition_sees_a_position_that_adds_nothing():
