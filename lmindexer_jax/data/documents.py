@@ -154,7 +154,7 @@ def _document(
         return Dropped(row.where, Reason.BAD_UTF8, "characters that are no Unicode text")
     if not any(values.values()):
         return Dropped(row.where, Reason.EMPTY_TEXT, f"nothing in {', '.join(values)}")
-    return Document(name, text, path, {field: row.fields[field] for field in kept})
+    return Document(name, text, path, {field: row.fields[field] for field in kept if field in row.fields})
 
 
 class _Unfit(Exception):

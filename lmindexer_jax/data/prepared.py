@@ -19,6 +19,9 @@ _OWN = {
     "python_docs": ("lmindexer_jax.data.builders.python_docs", "PythonDocs", ("summary", "see_also")),
     "icd10cm": ("lmindexer_jax.data.builders.icd10cm", "Icd10cm", ()),
     "amazon_reviews": ("lmindexer_jax.data.builders.amazon_reviews", "AmazonReviews", ("title", "brand")),
+    "esci": ("lmindexer_jax.data.builders.esci", "Esci", ("title", "brand")),
+    "nq320k": ("lmindexer_jax.data.builders.nq320k", "Nq320k", ("title",)),
+    "msmarco": ("lmindexer_jax.data.builders.msmarco", "Msmarco", ("title", "url")),
 }
 _HOST = ("storage.googleapis.com", 443)  # where TFDS fetches from
 _CHUNK = 512  # records fetched together: array records are several times faster than one by one
@@ -49,6 +52,13 @@ def stamp(directory: Path) -> str:
     """Identity of a prepared data set without reading it."""
     status = (directory / "dataset_info.json").stat()
     return f"{directory.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def split_names(directory: Path) -> tuple[str, ...]:
+    """The splits of a prepared data set."""
+    import tensorflow_datasets as tfds
+
+    return tuple(tfds.builder_from_directory(directory).info.splits)
 
 
 def read_rows(directory: Path, split: str) -> Iterator[Row | Dropped]:

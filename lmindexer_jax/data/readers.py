@@ -57,6 +57,24 @@ def stamp(path: Path) -> str:
     return "\n".join(parts)
 
 
+def text_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a plain or gzipped UTF-8 file that are not blank, each with its place (`file:line`).
+
+    Lines end at the newline alone: any other separator may be part of a text.
+
+    Raises:
+        UserError: no such file, damaged gzip, or a line that is not UTF-8.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            try:
+                yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: bad UTF-8 (byte {error.start + 1}); save the file as UTF-8") from error
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a plain or gzipped file, without a byte-order mark."""
     opened = gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")
