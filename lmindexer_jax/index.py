@@ -4,12 +4,10 @@
 """
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import sys
 import tempfile
-import typing
 from collections.abc import Iterator
 
 import jax
@@ -17,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from lmindexer_jax.config import Config
+from lmindexer_jax.config import Config, from_dict
 from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.corpus import Corpus, open_corpus
@@ -121,24 +119,6 @@ def code(
             )
             inputs.codes[:, position] = found[:, -1]
     return inputs.codes
-
-
-def from_dict(kind: type, values: dict) -> object:
-    """A (nested) config dataclass from what JSON kept of it."""
-    hints = typing.get_type_hints(kind)
-    fields = {}
-    for field in dataclasses.fields(kind):
-        if field.name not in values:
-            continue
-        value, hint = values[field.name], hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            value = from_dict(hint, value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(hint, type) and issubclass(hint, str):
-            value = hint(value)
-        fields[field.name] = value
-    return kind(**fields)
 
 
 def write(path: pathlib.Path, corpus: Corpus, table: id_table.IdTable) -> None:

@@ -51,9 +51,8 @@ class Head(enum.StrEnum):
 
 @dataclasses.dataclass
 class RecommenderConfig:
-    """The transformer, what it reads of an item, and its head."""
+    """The transformer and what it reads of an item."""
 
-    head: Head = Head.CODES
     read_id: bool = True  # an embedding of the item itself
     read_text: bool = True  # a linear map of the embedding of its text
     read_codes: bool = True  # the sum of the rows of its codes
@@ -123,6 +122,7 @@ class Recommender(nn.Module):
     """All parts under one roof; its methods are reached through `RecommenderFunctions`."""
 
     config: RecommenderConfig
+    head: Head
     items: int
     codebook_sizes: tuple[int, ...]  # K of every level, the counter's among them
     text_width: int = 0
@@ -130,7 +130,7 @@ class Recommender(nn.Module):
 
     def setup(self) -> None:
         config, width = self.config, self.config.width
-        generates = config.head == Head.CODES
+        generates = self.head == Head.CODES
         if config.read_id:
             self.item = Embedding(self.items, width, STDDEV)
         if config.read_text:
@@ -206,7 +206,7 @@ class Recommender(nn.Module):
     def __call__(self, histories: Histories, catalogue: Catalogue) -> tuple[Array, ...]:
         """Touch every parameter once (initialisation)."""
         states = self.states(histories, catalogue)
-        if self.config.head == Head.ITEMS:
+        if self.head == Head.ITEMS:
             return (self.queries(states),)
         flat = states.reshape(-1, states.shape[-1])
         return self.levels(flat, catalogue.codes[histories.items.reshape(-1)])

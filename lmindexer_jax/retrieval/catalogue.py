@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt32
 
 from lmindexer_jax.data.groups import group_by_prefix
+from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.models.recommender import WORD, Catalogue
 
 
@@ -40,3 +41,10 @@ def _bits(
     words = np.zeros((prefixes, -(-size // WORD)), np.uint32)
     np.bitwise_or.at(words, (parent, code // WORD), np.uint32(1) << (code % WORD).astype(np.uint32))
     return words
+
+
+def full_codes(table: IdTable) -> tuple[Int[np.ndarray, "N T"], tuple[int, ...]]:
+    """Codes by which no two documents are alike, and the sizes of their levels: the counter is one of them only where
+    documents share all codes."""
+    sizes, most = tuple(table.manifest.codebook_sizes), int(table.counter.max(initial=0))
+    return (table.full_ids, (*sizes, most + 1)) if most else (table.codes, sizes)

@@ -42,7 +42,7 @@ class TrainingConfig:
 
 def make_objective(functions: RecommenderFunctions, config: TrainingConfig) -> Callable:
     """-log p(next item) at every counted place, as an objective for `make_step`; `memory` holds the catalogue."""
-    generates = functions.module.config.head == Head.CODES
+    generates = functions.module.head == Head.CODES
 
     def objective(params: Params, memory: dict, batch: dict[str, Array], key: PRNGKeyArray) -> tuple[Array, Outcome]:
         catalogue = memory["catalogue"]
