@@ -18,7 +18,7 @@ FLOORS = {
     "console": 1, "files": 1,
     "data": 2, "models": 2, "training": 2,
     "indexing": 3,
-    "evaluation": 4,
+    "evaluation": 4, "retrieval": 4,
     "config": 5,
     "recipes": 6, "prepare": 6,
     "conclude": 7,

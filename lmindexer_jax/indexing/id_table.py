@@ -127,6 +127,16 @@ class IdTable:
     def _sorted(self) -> Int[np.ndarray, " N"]:
         return np.lexsort(self.full_ids.T[::-1])
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the documents' ids and codes in their order: what an artefact made from the table remembers."""
+        _, offsets, characters = self.ids.buffers()
+        ends = np.frombuffer(offsets, np.int32)[self.ids.offset : self.ids.offset + len(self) + 1]
+        found = hashlib.sha256(np.diff(ends).tobytes())
+        found.update(memoryview(characters)[ends[0] : ends[-1]] if characters else b"")
+        found.update(np.ascontiguousarray(self.codes, np.int32))
+        return found.hexdigest()
+
     def append(self, ids: Sequence[str] | pa.Array, codes: Int[np.ndarray, "M T"]) -> "IdTable":
         """A longer table: new documents take the next free counters, and no old ID changes.
 
