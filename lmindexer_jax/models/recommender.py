@@ -68,15 +68,12 @@ class Catalogue(NamedTuple):
     """What is known of the N items, as arrays on the device.
 
     `words[k][n]` has bit c set where code c may follow prefix n of length k; `nodes[i, k]` is the number of item i's
-    prefix of length k among the sorted prefixes of that length. The children of prefix n are numbered from `first[k][n]`
-    on, in the order of their codes; `leaves` names the items in the order of their whole IDs.
+    prefix of length k among the sorted prefixes of that length.
     """
 
     codes: Int[Array, "N T"]
     nodes: Int[Array, "N T"]
     words: tuple[UInt32[Array, "P W"], ...]
-    first: tuple[Int[Array, " P"], ...]
-    leaves: Int[Array, " N"]
     text: Float[Array, "N E"] | None
 
 

@@ -18,18 +18,15 @@ def make_catalogue(
     """
     groups = [group_by_prefix(codes[:, :level]) for level in range(codes.shape[1] + 1)]
     nodes = np.stack([group.group for group in groups[:-1]], axis=1).astype(np.int32)
-    words, first = [], []
+    words = []
     for level, size in enumerate(sizes):
         children = groups[level + 1]
         parent = groups[level].group[children.members[children.offsets[:-1]]]
         words.append(_bits(parent, children.prefixes[:, -1], prefixes=len(groups[level].sizes), size=size))
-        first.append(np.searchsorted(parent, np.arange(len(groups[level].sizes))).astype(np.int32))
     return Catalogue(
         codes=jnp.asarray(codes, jnp.int32),
         nodes=jnp.asarray(nodes),
         words=tuple(map(jnp.asarray, words)),
-        first=tuple(map(jnp.asarray, first)),
-        leaves=jnp.asarray(groups[-1].members, jnp.int32),
         text=None if text is None else jnp.asarray(text, jnp.float16),
     )
 

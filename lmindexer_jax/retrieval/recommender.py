@@ -14,15 +14,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from lmindexer_jax.data.packing import latest, lay, pack
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.id_table import IdTable
-from lmindexer_jax.models.layers import MASKED
 from lmindexer_jax.models.recommender import (
     Catalogue,
     Head,
@@ -32,13 +30,16 @@ from lmindexer_jax.models.recommender import (
     RecommenderFunctions,
 )
 from lmindexer_jax.models.recommender import Recommender as Module
+from lmindexer_jax.retrieval.build import build
 from lmindexer_jax.retrieval.catalogue import full_codes, make_catalogue
-from lmindexer_jax.retrieval.rank_items import Ranked, beam, by_vectors
+from lmindexer_jax.retrieval.rank_items import Ranked, by_codes, by_vectors
+from lmindexer_jax.retrieval.trie import Trie
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 MANIFEST = "recommender.json"
 ROWS = 64  # packed rows that are read at a time
 USERS = 256  # histories that are ranked for at a time
+EXACT_USERS = 16  # and where every ID is scored
 
 
 class Recommendation(NamedTuple):
@@ -57,6 +58,7 @@ class Recommender:
       functions: the model.
       params: its parameters, on the device.
       catalogue: what it knows of the items, on the device.
+      trie: the valid IDs, on the device.
       table: document ids and semantic IDs.
       beams: prefixes that the search keeps; the item head ranks all items.
     """
@@ -64,6 +66,7 @@ class Recommender:
     functions: RecommenderFunctions
     params: Params
     catalogue: Catalogue
+    trie: Trie
     table: IdTable
     beams: int
 
@@ -106,7 +109,13 @@ class Recommender:
         return out[0] if single else out
 
     def rank(
-        self, items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"], *, count: int, exclude_seen: bool
+        self,
+        items: Int[np.ndarray, " M"],
+        offsets: Int[np.ndarray, " U+1"],
+        *,
+        count: int,
+        exclude_seen: bool,
+        every_id: bool = False,
     ) -> Ranked:
         """The best items after many histories, as rows of the table.
 
@@ -115,22 +124,24 @@ class Recommender:
           offsets: where each history begins; none is empty.
           count: items wanted for each.
           exclude_seen: leave out what is in the history.
+          every_id: score all IDs in place of a beam; for the head of codes.
 
         Returns:
-          host arrays: items (U, count), -1 where there is none; scores; and a bound on the score of all others.
+          host arrays (U, count).
         """
-        states = self.states(items, offsets)
-        wanted = self._wanted(count, int(np.diff(offsets).max()) if exclude_seen else 0)
-        parts = []
-        for first in range(0, len(states), USERS):
-            part = states[first : first + USERS]
-            size = min(USERS, 1 << (len(part) - 1).bit_length())  # a few sizes alone are compiled
-            ranked = self._rank(self.params, np.resize(part, (size, part.shape[1])), self.catalogue, wanted)
-            parts.append([np.asarray(array)[: len(part)] for array in ranked])
-        ranked = Ranked(*map(np.concatenate, zip(*parts, strict=True)))
-        if exclude_seen:
-            ranked = without_seen(ranked, items, offsets, documents=len(self))
-        return Ranked(ranked.items[:, :count], ranked.scores[:, :count], ranked.bound)
+        states, lengths = self.states(items, offsets), np.diff(offsets)
+        out = Ranked(np.full((len(lengths), count), -1), np.full((len(lengths), count), -np.inf, np.float32))
+        order = np.argsort(lengths, kind="stable")  # short histories do not pay for what long ones have seen
+        size = min(EXACT_USERS if every_id else USERS, _room(len(order)))
+        for first in range(0, len(order), size):
+            users = order[first : first + size]
+            padded = np.resize(users, size)
+            seen = histories_of(items, offsets, padded) if exclude_seen else None
+            found = self._rank(self.params, states[padded], self.catalogue, self.trie, seen, count, every_id)
+            for array, values in zip(out, found, strict=True):
+                values = np.asarray(values)[: len(users), :count]
+                array[users, : values.shape[1]] = values
+        return out
 
     def states(self, items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"]) -> Float[np.ndarray, "U D"]:
         """The model's state after each history."""
@@ -195,11 +206,6 @@ class Recommender:
             raise UserError(f"item {missing!r} is not in the catalogue of {len(self):,} items")
         return np.asarray([self._row_of[document] for document in history])
 
-    def _wanted(self, count: int, longest: int) -> int:
-        """Places to ask for: enough that `count` are left when a history is taken out."""
-        room = min(len(self), count + longest)
-        return room if self.functions.module.head == Head.ITEMS else max(self.beams, room)
-
     @functools.cached_property
     def _row_of(self) -> dict[str, int]:
         return {document: row for row, document in enumerate(self.table.ids.to_pylist())}
@@ -216,12 +222,12 @@ class Recommender:
     def _rank(self):
         functions = self.functions
 
-        @functools.partial(jax.jit, static_argnums=3)
-        def rank(params: Params, states: jax.Array, catalogue: Catalogue, wanted: int) -> Ranked:
-            if functions.module.head == Head.CODES:
-                return beam(functions, params, states, catalogue, beams=wanted)
-            vectors = functions.item_vectors(params, jnp.arange(functions.module.items), catalogue)
-            return by_vectors(functions.queries(params, states), vectors, count=wanted)
+        @functools.partial(jax.jit, static_argnames=("count", "every_id"))
+        def rank(params, states, catalogue, trie, seen, count: int, every_id: bool) -> Ranked:
+            if functions.module.head == Head.ITEMS:
+                return by_vectors(functions, params, states, catalogue, count=count, seen=seen)
+            beams = max(self.beams, count)
+            return by_codes(functions, params, states, trie, beams=beams, seen=seen, every_id=every_id)
 
         return rank
 
@@ -247,20 +253,20 @@ def make(
     catalogue = make_catalogue(codes, sizes, text if config.read_text else None)
     width = text.shape[1] if config.read_text else 0
     functions = RecommenderFunctions(Module(config, head, len(table), sizes, width))
-    return Recommender(functions, params or {}, catalogue, table, beams)
+    trie = jax.device_put(build(codes, sizes))
+    return Recommender(functions, params or {}, catalogue, trie, table, beams)
 
 
-def without_seen(
-    ranked: Ranked, items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"], *, documents: int
-) -> Ranked:
-    """The same without the items of each history; what is left moves up."""
-    user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    keys = np.arange(len(ranked.items))[:, None] * documents + ranked.items
-    seen: Bool[np.ndarray, "U W"] = np.isin(keys, user * documents + items) | (ranked.items < 0)
-    order = np.argsort(seen, axis=1, kind="stable")
-    gone = np.take_along_axis(seen, order, axis=1)
-    return Ranked(
-        np.where(gone, -1, np.take_along_axis(ranked.items, order, axis=1)),
-        np.where(gone, MASKED, np.take_along_axis(ranked.scores, order, axis=1)),
-        ranked.bound,
-    )
+def histories_of(
+    items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"], users: Int[np.ndarray, " B"]
+) -> Int[np.ndarray, "B S"]:
+    """The whole histories of some users side by side, -1 behind their ends; S is one of a few sizes."""
+    begin, lengths = offsets[users], np.diff(offsets)[users]
+    place = np.arange(_room(int(lengths.max())))[None, :]
+    inside = place < lengths[:, None]
+    return np.where(inside, items[np.minimum(begin[:, None] + place, len(items) - 1)], -1).astype(np.int32)
+
+
+def _room(count: int) -> int:
+    """The next power of four, so that a few sizes alone are compiled."""
+    return 4 ** max(1, -(-(count - 1).bit_length() // 2))
