@@ -218,7 +218,7 @@ class RecommenderFunctions:
     def init(self, key: PRNGKeyArray, catalogue: Catalogue) -> Params:
         """Random parameters."""
         nothing = jnp.zeros((1, 2), jnp.int32)
-        return self.module.init(key, Histories(nothing, nothing), catalogue)["params"]
+        return jax.jit(self.module.init)(key, Histories(nothing, nothing), catalogue)["params"]
 
     def _apply(self, method: str, params: Params, *args, key: PRNGKeyArray | None = None, **more) -> Array:
         if key is not None:
