@@ -6,6 +6,7 @@ import re
 import numpy as np
 
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n+")
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai to Chinese
 _FEWEST, _MOST = 3, 32  # units of a query
 
 
@@ -13,8 +14,8 @@ def pseudo_queries(text: str, *, seed: int, count: int = 5) -> list[str]:
     """Up to `count` different sentences or spans of a text, never the whole of it.
 
     Sentences come first, drawn without replacement; a sentence of more than 32 words gives a span of them. Where there
-    are too few, spans of 3 to 32 words at random places fill up. A text without spaces is taken by its characters. One
-    that has nothing to leave out, of a single word or character, gives none.
+    are too few, spans of 3 to 32 words at random places fill up. A script without spaces is taken by its characters. A
+    text that has nothing to leave out, of a single word or character, gives none.
 
     Args:
       text: of one document.
@@ -55,9 +56,10 @@ def _span(text: str, rng: np.random.Generator, *, longest: int, shortest: int | 
 
 
 def _units(text: str) -> tuple[list[str], str]:
-    """Words, or characters where nearly no spaces part them, and what joins them."""
+    """Words, or characters of a script that does not part words by spaces, and what joins them."""
     words = text.split()
-    return (words, " ") if len(text) <= 24 * len(words) else (list("".join(words)), "")
+    joint = "".join(words)
+    return (list(joint), "") if 2 * len(_UNSPACED.findall(joint)) > len(joint) else (words, " ")
 
 
 def _key(text: str) -> str:

@@ -10,6 +10,7 @@ A folder in the layout of BEIR (Thakur et al., 2021), every file also with `.gz`
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -213,8 +214,8 @@ def _identifier(row: readers.Row, names: tuple[str, ...]) -> str:
 
 def _grade(row: readers.Row) -> int:
     value = str(_field(row, _GRADE)).strip()
-    if not value.isascii() or not value.isdigit() or int(value) > 1000:
-        raise UserError(f"{row.where}: grade {value!r} is no whole number from 0 to 1000; 0 means not relevant")
+    if not re.fullmatch("[0-9]{1,3}", value):
+        raise UserError(f"{row.where}: grade {value[:20]!r} is no whole number from 0 to 999; 0 means not relevant")
     return int(value)
 
 

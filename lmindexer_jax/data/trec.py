@@ -1,6 +1,7 @@
 """TREC's files: judgements (`query 0 document grade`) and runs (`query Q0 document rank score tag`), in and out."""
 
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -122,8 +123,8 @@ def judgements(path: pathlib.Path) -> Iterator[tuple[str, str, str, int]]:
     """
     seen = set()
     for where, (query, _, document, grade) in _fields(path, count=4, form="query 0 document grade"):
-        if not grade.removeprefix("-").isascii() or not grade.removeprefix("-").isdigit():
-            raise UserError(f"{where}: grade {grade!r} is no whole number")
+        if not re.fullmatch("-?[0-9]{1,3}", grade):
+            raise UserError(f"{where}: grade {grade[:20]!r} is no whole number below 1000")
         if (query, document) in seen:
             raise UserError(f"{where}: document {document!r} is judged twice for query {query!r}; keep one of the lines")
         seen.add((query, document))

@@ -97,7 +97,7 @@ def test_offline_and_unprepared_fails_at_once_with_what_to_do(tmp_path, unreacha
 
 
 def test_unknown_names_are_refused(tmp_path, reachable):
-    with pytest.raises(UserError, match="neither one of python_docs, icd10cm, amazon_reviews nor known to TFDS"):
+    with pytest.raises(UserError, match="neither one of python_docs, icd10cm, amazon_reviews, esci, nq320k, msmarco nor known to TFDS"):
         prepared.prepare("no_such_set", tmp_path)
     with pytest.raises(UserError, match="name one of amazon_reviews/beauty"):
         prepared.prepare("amazon_reviews/books", tmp_path)

@@ -60,10 +60,10 @@ class Esci(tfds.core.GeneratorBasedBuilder):
         name = config.removesuffix(_QUERIES)
         items = corpus_items(name, folder) if name in _CATEGORIES else None
         locale = "us" if items is not None else name
-        return {
-            split: self._generate_examples(read_queries(examples, locale=locale, split=split, items=items))
-            for split in ("train", "test")
-        }
+        splits = read_queries(examples, locale=locale, items=items)
+        if not splits:
+            raise UserError(f"esci/{config}: {examples} holds no exact match for it; download the file again from {_SITE}")
+        return {split: self._generate_examples(iter(records)) for split, records in splits.items()}
 
     def _generate_examples(self, records: Iterator[dict]) -> Iterator[tuple[int, dict]]:
         yield from enumerate(records)
@@ -76,26 +76,24 @@ def corpus_items(category: str, folder: Path) -> set[str]:
     return {item["id"] for item in amazon_reviews.read_items(metadata, wanted) if item["text"]}
 
 
-def read_queries(examples: Path, *, locale: str, split: str, items: set[str] | None) -> Iterator[dict]:
-    """Queries of a locale and split with their exact matches, in the order of the file.
+def read_queries(examples: Path, *, locale: str, items: set[str] | None) -> dict[str, list[dict]]:
+    """Queries of a locale with their exact matches, in the order of the file, by split; a split without any is left out.
 
     Args:
         examples: the published Parquet file.
-        locale: us, es or jp; a product may be sold in several, and a query stands in one.
-        split: train or test.
+        locale: us, es or jp; a product may be sold in several, a query belongs to one.
         items: keep matches among these alone, and no query without one; None keeps all.
     """
     columns = ("query", "query_id", "product_id", "product_locale", "esci_label", "split")
-    texts: dict[str, str] = {}
-    judgements: list[tuple[str, str, int]] = []
-    wanted = {"product_locale": locale, "esci_label": _EXACT, "split": split}
-    for batch in _batches(examples, columns, wanted):
+    texts: dict[str, dict[str, str]] = {"train": {}, "test": {}}
+    judgements: dict[str, list[tuple[str, str, int]]] = {split: [] for split in texts}
+    for batch in _batches(examples, columns, {"product_locale": locale, "esci_label": _EXACT}):
         for row in batch.to_pylist():
             if items is None or row["product_id"] in items:
                 query = str(row["query_id"])
-                texts.setdefault(query, row["query"].strip())
-                judgements.append((query, row["product_id"], 1))
-    yield from query_records(texts, judgements)
+                texts[row["split"]].setdefault(query, row["query"].strip())
+                judgements[row["split"]].append((query, row["product_id"], 1))
+    return {split: list(query_records(texts[split], judgements[split])) for split in texts if texts[split]}
 
 
 def read_products(products: Path, *, locale: str) -> Iterator[dict]:
