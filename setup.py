@@ -59,6 +59,7 @@ setup(
         "console_scripts": [
             "lmindexer = lmindexer_jax.main:run",
             "lmindexer-index = lmindexer_jax.index:run",
+            "lmindexer-recommend = lmindexer_jax.recommend:run",
         ]
     },
 )

@@ -42,11 +42,15 @@ from lmindexer_jax.retrieval.fit import Fit, TrainingConfig, fit
 from lmindexer_jax.retrieval.popularity import Popularity
 from lmindexer_jax.retrieval.rank_items import Ranked
 from lmindexer_jax.retrieval.recommender import Recommender, make
+from lmindexer_jax.training.optim import paths
 from lmindexer_jax.training.sharding import MeshConfig, make_mesh
 
 CUTOFFS = (5, 10)
 KEPT = 10  # items of each user that are evaluated and written
 PROTOCOLS = {"history kept": False, "history excluded": True}
+
+# What may change between two calls on one workdir. Where the data lie is free, what they are is not.
+FREE = ("ids", "interactions", "embeddings", "exact_users", "mesh", "checkpoint_seconds", "console")
 
 
 class Method(enum.StrEnum):
@@ -78,11 +82,15 @@ class RecommendConfig:
     console: Mode = Mode.AUTO
 
 
-FLAGS = flags.FlagValues()
-config_flags.DEFINE_config_file(
-    "config", None, "a Python file whose get_config() returns a RecommendConfig", flag_values=FLAGS
-)
-flags.DEFINE_string("workdir", None, "where everything that the run makes is kept", flag_values=FLAGS)
+def define_flags(values: flags.FlagValues) -> flags.FlagValues:
+    """--config and --workdir."""
+    help_text = "a Python file whose get_config() returns a RecommendConfig"
+    config_flags.DEFINE_config_file("config", None, help_text, flag_values=values)
+    flags.DEFINE_string("workdir", None, "where everything that the run makes is kept", flag_values=values)
+    return values
+
+
+FLAGS = define_flags(flags.FlagValues())
 
 
 def execute(config: RecommendConfig, workdir: pathlib.Path, *, console: Console) -> dict:
@@ -195,7 +203,8 @@ def describe(
     config: RecommendConfig, table: IdTable, test: Sequences, text: Float[np.ndarray, "N E"] | None
 ) -> dict[str, object]:
     """What determines the result, by name: settings, and the content of what the run reads."""
-    flat = {name: value for name, value in settings.flatten(config).items() if name not in ("ids", "embeddings")}
+    flat = {name.replace("/", "."): value for name, value in paths(dataclasses.asdict(config)).items()}
+    flat = {name: value for name, value in flat.items() if not name.startswith(FREE)}
     contents = {
         "IDs": (table.full_ids, np.asarray(table.ids.to_pylist())),
         "interactions": (test.items, test.offsets),

@@ -11,7 +11,7 @@ from lmindexer_jax.indexing.recipe import StageKind, plan
 from lmindexer_jax.models.quantiser import Estimator
 from lmindexer_jax.prepare import check
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").rglob("*.py"))
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
 
 def load(path: pathlib.Path, variant: str) -> Config:

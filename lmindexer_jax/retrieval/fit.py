@@ -37,7 +37,7 @@ class TrainingConfig:
         default_factory=lambda: OptimConfig(learning_rate=2e-3, b2=0.98, weight_decay=0.05, warmup_share=0.05)
     )
     negatives: int = 0  # items that SASRec's loss compares with, drawn for each batch; 0: all items
-    validate_every: int = 5  # epochs between two looks at the validation items
+    validate_every: int = 10  # epochs between two looks at the validation items
 
 
 def make_objective(functions: RecommenderFunctions, config: TrainingConfig) -> Callable:

@@ -1,0 +1,54 @@
+"""Every shipped config of the recommender loads through the command's own flags and can be run."""
+
+import pathlib
+
+import pytest
+from absl import flags
+
+from lmindexer_jax import recommend
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.recommend import Method, check, parse
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "recommend"
+
+
+@pytest.fixture(autouse=True)
+def fresh_flags(monkeypatch):
+    """Flags are parsed once in a process; here several times."""
+    values = flags.FlagValues()
+    recommend.define_flags(values)
+    monkeypatch.setattr(recommend, "FLAGS", values)
+
+
+@pytest.mark.parametrize("name", ["generative.py", "sasrec.py", "sasrec.py:text", "popularity.py"])
+def test_a_config_is_complete_but_for_the_data(name):
+    arguments = ["recommend", "--workdir=w", f"--config={CONFIGS / name}"]
+    config, workdir = parse([*arguments, "--config.ids=i", "--config.interactions=u", "--config.training.optim.b2=0.9"])
+    check(config)
+    assert workdir == pathlib.Path("w")
+    assert config.method == name.split(".")[0]
+    assert config.training.optim.b2 == 0.9
+    if config.method == Method.SASREC:
+        assert config.model.read_text == name.endswith("text") and not config.model.read_codes
+
+
+def test_all_files_are_tested():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == set(Method)
+
+
+@pytest.mark.parametrize(
+    ("flag", "match"),
+    [
+        ("--config.model.widht=3", "widht"),
+        ("--config.seed=x", "seed"),
+        ("generative", "unknown argument"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(flag, match):
+    with pytest.raises(UserError, match=match):
+        parse(["recommend", "--workdir=w", f"--config={CONFIGS / 'generative.py'}", flag])
+
+
+def test_a_missing_flag_is_named():
+    with pytest.raises(UserError, match="--workdir"):
+        parse(["recommend", f"--config={CONFIGS / 'generative.py'}"])
