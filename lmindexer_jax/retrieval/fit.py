@@ -134,6 +134,7 @@ def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal:
     epoch_of = {end: epoch for epoch, end in enumerate(ends, start=1)}
     started = saved = time.monotonic()
     step = make_step(make_objective(run.functions, run.config), optimiser, RULES)
+    batches = run.rows.batches(start=begin, process=jax.process_index(), processes=jax.process_count())
 
     with run.console.progress("train", total=total, start=begin) as progress:
 
@@ -160,7 +161,7 @@ def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal:
         return train(
             state,
             step=step,
-            batches=(put_batch(batch, run.mesh) for batch in run.rows.batches(start=begin)),
+            batches=(put_batch(batch, run.mesh) for batch in batches),
             key=jax.random.fold_in(jax.random.key(run.seed), 1),
             start=begin,
             steps=total,

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -137,7 +137,8 @@ class Recommender:
             users = order[first : first + size]
             padded = np.resize(users, size)
             seen = histories_of(items, offsets, padded) if exclude_seen else None
-            found = self._rank(self.params, states[padded], self.catalogue, self.trie, seen, count, every_id)
+            known = self.params, states[padded], self.catalogue, self.trie, seen
+            found = make_rank(self.functions, self.beams)(*known, count=count, every_id=every_id)
             for array, values in zip(out, found, strict=True):
                 values = np.asarray(values)[: len(users), :count]
                 array[users, : values.shape[1]] = values
@@ -154,7 +155,7 @@ class Recommender:
         out = np.empty((len(spans.end), self.functions.module.config.width), np.float32)
         for first in range(0, rows.count, size):
             part = Histories(laid["items"][first : first + size], laid["segment"][first : first + size])
-            states = np.asarray(self._states(self.params, part, self.catalogue))
+            states = np.asarray(make_states(self.functions)(self.params, part, self.catalogue))
             here = np.flatnonzero((rows.row >= first) & (rows.row < first + size))
             out[here] = states[rows.row[here] - first, last[here]]
         return out
@@ -214,22 +215,25 @@ class Recommender:
     def _texts(self):
         return self.table.texts
 
-    @functools.cached_property
-    def _states(self):
-        return jax.jit(self.functions.states)
 
-    @functools.cached_property
-    def _rank(self):
-        functions = self.functions
+@functools.cache
+def make_states(functions: RecommenderFunctions) -> Callable:
+    """Compiled `(params, histories, catalogue) -> states`."""
+    return jax.jit(functions.states)
 
-        @functools.partial(jax.jit, static_argnames=("count", "every_id"))
-        def rank(params, states, catalogue, trie, seen, count: int, every_id: bool) -> Ranked:
-            if functions.module.head == Head.ITEMS:
-                return by_vectors(functions, params, states, catalogue, count=count, seen=seen)
-            beams = max(self.beams, count)
-            return by_codes(functions, params, states, trie, beams=beams, seen=seen, every_id=every_id)
 
-        return rank
+@functools.cache
+def make_rank(functions: RecommenderFunctions, beams: int) -> Callable:
+    """Compiled `(params, states, catalogue, trie, seen, count=..., every_id=...) -> Ranked`; a beam keeps `beams` prefixes
+    or `count`, if that is more."""
+
+    @functools.partial(jax.jit, static_argnames=("count", "every_id"))
+    def rank(params, states, catalogue, trie, seen, *, count: int, every_id: bool) -> Ranked:
+        if functions.module.head == Head.ITEMS:
+            return by_vectors(functions, params, states, catalogue, count=count, seen=seen)
+        return by_codes(functions, params, states, trie, beams=max(beams, count), seen=seen, every_id=every_id)
+
+    return rank
 
 
 def make(

@@ -4,15 +4,18 @@ import concurrent.futures
 import itertools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
-from lmindexer_jax.models.recommender import RecommenderConfig
+from lmindexer_jax.models.recommender import Head, RecommenderConfig
 from lmindexer_jax.recommend import Method, RecommendConfig, execute
-from lmindexer_jax.retrieval.recommender import Recommender
+from lmindexer_jax.retrieval.fit import item_loss
+from lmindexer_jax.retrieval.recommender import Recommender, make
 from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.training.optim import paths
 
@@ -76,11 +79,22 @@ def test_a_pattern_is_learned_by_sasrec_and_popularity_is_the_floor(home):
     assert 0 <= scores[Method.POPULARITY] < 0.5
 
 
-def test_sasrec_learns_from_drawn_negatives(home):
-    sampled = config(home, Method.SASREC)
-    sampled.training.negatives = 10
-    summary = execute(sampled, home / "sampled", console=QUIET)
-    assert summary["test"]["history kept"]["items"]["recall@5"] > 0.9
+def test_drawn_negatives_are_a_part_of_the_softmax(home):
+    table = id_table.load(home / "ids")
+    sasrec = make(config(home, Method.SASREC).model, Head.ITEMS, table, None, beams=1)
+    functions, catalogue = sasrec.functions, sasrec.catalogue
+    params = functions.init(jax.random.key(0), catalogue)
+    states, targets = jax.random.normal(jax.random.key(1), (5, 16)), jnp.arange(5)
+
+    def loss(negatives, key=0):
+        key = jax.random.key(key)
+        return np.asarray(item_loss(functions, params, states, targets, catalogue, negatives=negatives, key=key))
+
+    whole = loss(0)
+    np.testing.assert_allclose(loss(ITEMS), whole, atol=1e-6)
+    drawn = np.stack([loss(20, key) for key in range(8)])
+    assert (drawn > 0).all() and (drawn.std(0) > 0).all()
+    np.testing.assert_allclose(np.mean(np.expm1(drawn), 0) / np.expm1(whole), 20 / ITEMS, atol=0.15)
 
 
 def test_a_finished_run_is_read_not_run(home, finished):
@@ -145,7 +159,7 @@ def test_two_lines_to_a_recommendation(finished):
     assert -0.5 < best[0].log_prob < 0 and best[0].log_prob > best[1].log_prob > best[2].log_prob
 
 
-@pytest.mark.parametrize("method", ["generative", "sasrec"])
+@pytest.mark.parametrize("method", ["generative", pytest.param("sasrec", marks=pytest.mark.slow)])
 def test_only_items_that_exist_and_were_not_seen(home, finished, method):
     if not (home / method / "summary.json").exists():
         execute(config(home, method), home / method, console=QUIET)
