@@ -22,7 +22,7 @@ FLOORS = {
     "config": 5,
     "recipes": 6, "prepare": 6,
     "conclude": 7,
-    "run": 8,
+    "run": 8, "next_item": 8,
     "main": 9, "index": 9, "recommend": 9,
 }  # fmt: skip
 

@@ -7,8 +7,11 @@ from absl import flags
 
 from lmindexer_jax import recommend
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.recommend import Method, check, parse
+from lmindexer_jax.next_item import Method, check
+from lmindexer_jax.recommend import parse
 
+# ml_collections loads a config by a deprecated method of the import system.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "recommend"
 
 

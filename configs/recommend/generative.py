@@ -6,7 +6,7 @@
 `runs/mine` is a finished run of `lmindexer_jax.main` over the items; `users.tsv` has lines `user TAB item item ...`.
 """
 
-from lmindexer_jax.recommend import Method, RecommendConfig
+from lmindexer_jax.next_item import Method, RecommendConfig
 
 
 def get_config() -> RecommendConfig:

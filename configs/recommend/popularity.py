@@ -4,7 +4,7 @@
         --config.ids=runs/mine --config.interactions=users.tsv
 """
 
-from lmindexer_jax.recommend import Method, RecommendConfig
+from lmindexer_jax.next_item import Method, RecommendConfig
 
 
 def get_config() -> RecommendConfig:

@@ -6,7 +6,7 @@
 `:text` reads and compares items by their text embedding as well as by their own.
 """
 
-from lmindexer_jax.recommend import Method, RecommendConfig
+from lmindexer_jax.next_item import Method, RecommendConfig
 
 
 def get_config(variant: str = "") -> RecommendConfig:

@@ -13,7 +13,7 @@ from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.models.recommender import Head, RecommenderConfig
-from lmindexer_jax.recommend import Method, RecommendConfig, execute
+from lmindexer_jax.next_item import Method, RecommendConfig, execute
 from lmindexer_jax.retrieval.fit import item_loss
 from lmindexer_jax.retrieval.recommender import Recommender, make
 from lmindexer_jax.training.checkpoint import load_tree
