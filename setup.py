@@ -33,12 +33,13 @@ REQUIRES = [
     "absl-py>=2.1",
     "jaxtyping>=0.3.0",
     "simple-icd-10-cm>=1.4",
+    "bm25s>=0.2.14",
 ]
 
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
-    "test": ["pytest>=8.4", "pytest-xdist>=3.6", "hypothesis>=6.130"],
+    "test": ["pytest>=8.4", "pytest-xdist>=3.6", "hypothesis>=6.130", "ir-measures>=0.4"],
     "bench": ["torch>=2.6", "sentence-transformers>=5.0", "faiss-cpu>=1.10"],
 }
 
@@ -60,6 +61,7 @@ setup(
             "lmindexer = lmindexer_jax.main:run",
             "lmindexer-index = lmindexer_jax.index:run",
             "lmindexer-recommend = lmindexer_jax.recommend:run",
+            "lmindexer-baselines = lmindexer_jax.baselines:run",
         ]
     },
 )

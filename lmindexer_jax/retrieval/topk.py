@@ -65,7 +65,9 @@ def without(ranked: Ranked, rows: Int[np.ndarray, " M"], offsets: Int[np.ndarray
     found, scores = ranked
     query = np.repeat(np.arange(len(found)), np.diff(offsets))
     width = 1 + max(int(found.max(initial=0)), int(np.max(rows, initial=0)))
-    gone = np.isin(np.arange(len(found))[:, None] * width + found, query * width + rows) | (found < 0)
+    keys = np.append(np.sort(query * width + rows), np.iinfo(np.int64).max)
+    asked = np.arange(len(found))[:, None] * width + found
+    gone = (keys[np.searchsorted(keys, asked)] == asked) | (found < 0)
     order = np.argsort(gone, axis=1, kind="stable")[:, :k]
     gone = np.take_along_axis(gone, order, axis=1)
     kept = np.where(gone, -1, np.take_along_axis(found, order, axis=1))

@@ -105,14 +105,14 @@ def test_dense_finds_every_document_by_its_own_text():
     config = BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     functions = IndexerFunctions(Indexer(IndexerConfig(codebook_sizes=(2,)), config, words=1, dtype=jnp.float32))
     params = jax.jit(functions.init)(jax.random.key(0))
-    texts = [chr(97 + number % 26) * (1 + number % 13) for number in range(40)]
+    texts = [chr(97 + number % 26) * (1 + number % 13) for number in range(26)]
 
     def encode(batch):
         return embed(functions, params, Letters(), batch, max_length=16, console=Console(Mode.QUIET))
 
     vectors = encode(texts)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
-    np.testing.assert_array_equal(encode([texts[30]])[0], vectors[30])  # alone as in company
+    np.testing.assert_array_equal(encode([texts[20]])[0], vectors[20])  # alone as in company
     found = Dense(vectors, encode).search(texts[:25], k=1)
     assert found.rows[:, 0].tolist() == list(range(25))
     assert Dense(vectors, encode).search([], k=2).rows.shape == (0, 2)
