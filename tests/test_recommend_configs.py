@@ -1,6 +1,7 @@
 """Every shipped config of the recommender loads through the command's own flags and can be run."""
 
 import pathlib
+import sys
 
 import pytest
 from absl import flags
@@ -15,18 +16,22 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "recommend"
 
 
-@pytest.fixture(autouse=True)
-def fresh_flags(monkeypatch):
-    """Flags are parsed once in a process; here several times."""
-    values = flags.FlagValues()
-    recommend.define_flags(values)
-    monkeypatch.setattr(recommend, "FLAGS", values)
+@pytest.fixture
+def given(monkeypatch):
+    """Parse a command line. Flags are parsed once in a process; here several times, and ml_collections reads sys.argv."""
+
+    def parse_all(*arguments):
+        monkeypatch.setattr(sys, "argv", ["recommend", *map(str, arguments)])
+        monkeypatch.setattr(recommend, "FLAGS", recommend.define_flags(flags.FlagValues()))
+        return parse(sys.argv)
+
+    return parse_all
 
 
 @pytest.mark.parametrize("name", ["generative.py", "sasrec.py", "sasrec.py:text", "popularity.py"])
-def test_a_config_is_complete_but_for_the_data(name):
-    arguments = ["recommend", "--workdir=w", f"--config={CONFIGS / name}"]
-    config, workdir = parse([*arguments, "--config.ids=i", "--config.interactions=u", "--config.training.optim.b2=0.9"])
+def test_a_config_is_complete_but_for_the_data(given, name):
+    data = "--config.ids=i", "--config.interactions=u"
+    config, workdir = given("--workdir=w", f"--config={CONFIGS / name}", *data, "--config.training.optim.b2=0.9")
     check(config)
     assert workdir == pathlib.Path("w")
     assert config.method == name.split(".")[0]
@@ -47,11 +52,11 @@ def test_all_files_are_tested():
         ("generative", "unknown argument"),
     ],
 )
-def test_a_wrong_flag_is_one_line(flag, match):
+def test_a_wrong_flag_is_one_line(given, flag, match):
     with pytest.raises(UserError, match=match):
-        parse(["recommend", "--workdir=w", f"--config={CONFIGS / 'generative.py'}", flag])
+        given("--workdir=w", f"--config={CONFIGS / 'generative.py'}", flag)
 
 
-def test_a_missing_flag_is_named():
+def test_a_missing_flag_is_named(given):
     with pytest.raises(UserError, match="--workdir"):
-        parse(["recommend", f"--config={CONFIGS / 'generative.py'}"])
+        given(f"--config={CONFIGS / 'generative.py'}")
