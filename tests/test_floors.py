@@ -22,8 +22,8 @@ FLOORS = {
     "config": 5,
     "recipes": 6, "prepare": 6,
     "conclude": 7,
-    "run": 8, "finished": 8,
-    "main": 9, "index": 9, "evaluate": 9, "explain": 9, "baselines": 9,
+    "run": 8, "finished": 8, "next_item": 8,
+    "main": 9, "index": 9, "evaluate": 9, "explain": 9, "recommend": 9, "baselines": 9,
 }  # fmt: skip
 
 # What one room or file has to itself.

@@ -1,0 +1,82 @@
+"""From the state after a history to ranked items: down the tree of IDs, or by the vectors of all items."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lmindexer_jax.models.recommender import Catalogue, Params, RecommenderFunctions
+from lmindexer_jax.retrieval import beam, exact
+from lmindexer_jax.retrieval.beam import BeamConfig, Step, reorder
+from lmindexer_jax.retrieval.trie import Trie
+
+
+class Ranked(NamedTuple):
+    """Items by falling log-probability; a place without an item holds -1 and -inf."""
+
+    items: Int[Array, "U k"]
+    scores: Float[Array, "U k"]
+
+
+def make_step(functions: RecommenderFunctions, params: Params) -> Step:
+    """The head of codes as the searches see it. The cache is (states (U, 1, D), sum of the rows of each prefix)."""
+
+    def step(cache: tuple, codes: Int[Array, "U X t"], parents: Int[Array, "U X"]) -> tuple[Array, tuple]:
+        states, prefix = cache
+        level = codes.shape[-1]
+        if level:
+            prefix = reorder(prefix, parents) + functions.rows(params, codes[..., -1], level=level - 1)
+        return functions.next_level(params, states, prefix, level=level), (states, prefix)
+
+    return step
+
+
+def by_codes(
+    functions: RecommenderFunctions,
+    params: Params,
+    states: Float[Array, "U D"],
+    trie: Trie,
+    *,
+    beams: int,
+    seen: Int[Array, "U S"] | None,
+    every_id: bool = False,
+) -> Ranked:
+    """Items by generating their IDs; compiled by its caller.
+
+    Args:
+      beams: prefixes kept at every level, and items returned.
+      seen: items that each user must not get, -1 for none.
+      every_id: score all IDs in place of a beam; the work grows with users x prefixes.
+    """
+    cache = (states[:, None], jnp.zeros_like(states)[:, None])
+    search = exact.search if every_id else beam.search
+    found = search(
+        make_step(functions, params),
+        cache,
+        trie,
+        config=BeamConfig(beams=beams),
+        present=jnp.ones(len(states), bool),
+        seen=seen,
+    )
+    return Ranked(found.documents, found.log_probs)
+
+
+def by_vectors(
+    functions: RecommenderFunctions,
+    params: Params,
+    states: Float[Array, "U D"],
+    catalogue: Catalogue,
+    *,
+    count: int,
+    seen: Int[Array, "U S"] | None,
+) -> Ranked:
+    """Items by the softmax over the vectors of all (SASRec); compiled by its caller."""
+    items = functions.module.items
+    vectors = functions.item_vectors(params, jnp.arange(items), catalogue)
+    scores = jax.nn.log_softmax((functions.queries(params, states) @ vectors.T).astype(jnp.float32), axis=-1)
+    if seen is not None:
+        places = jnp.where(seen < 0, items, seen)  # beyond the last item: dropped
+        scores = scores.at[jnp.arange(len(states))[:, None], places].set(-jnp.inf, mode="drop")
+    best, found = jax.lax.top_k(scores, min(count, items))
+    return Ranked(jnp.where(best > -jnp.inf, found, -1), best)

@@ -1,0 +1,276 @@
+"""A trained recommender, in two lines:
+
+    recommender = Recommender.load("runs/beauty")
+    recommender.recommend(["B004756YJA", "B004ZT0SSG"], k=10)
+
+Loading reads one folder; the run's data are not needed any more. A recommender may be used from many threads.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from lmindexer_jax.data.packing import latest, lay, pack
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing import id_table
+from lmindexer_jax.indexing.id_table import IdTable
+from lmindexer_jax.models.recommender import (
+    Catalogue,
+    Head,
+    Histories,
+    Params,
+    RecommenderConfig,
+    RecommenderFunctions,
+)
+from lmindexer_jax.models.recommender import Recommender as Module
+from lmindexer_jax.retrieval.build import build
+from lmindexer_jax.retrieval.catalogue import full_codes, make_catalogue
+from lmindexer_jax.retrieval.rank_items import Ranked, by_codes, by_vectors
+from lmindexer_jax.retrieval.trie import Trie
+from lmindexer_jax.training.checkpoint import load_tree, save_tree
+
+MANIFEST = "recommender.json"
+ROWS = 64  # packed rows that are read at a time
+USERS = 256  # histories that are ranked for at a time
+EXACT_USERS = 16  # and where every ID is scored
+
+
+class Recommendation(NamedTuple):
+    """One item: its document id, its semantic ID as text, and its log-probability in nats."""
+
+    document: str
+    semantic_id: str
+    log_prob: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recommender:
+    """A catalogue of N items and a model that ranks them after a history.
+
+    Attributes:
+      functions: the model.
+      params: its parameters, on the device.
+      catalogue: what it knows of the items, on the device.
+      trie: the valid IDs, on the device.
+      table: document ids and semantic IDs.
+      beams: prefixes that the search keeps; the item head ranks all items.
+    """
+
+    functions: RecommenderFunctions
+    params: Params
+    catalogue: Catalogue
+    trie: Trie
+    table: IdTable
+    beams: int
+
+    def __len__(self) -> int:
+        """Items."""
+        return len(self.table)
+
+    def recommend(
+        self, histories: Sequence[str] | Sequence[Sequence[str]], k: int = 10, *, exclude_seen: bool = True
+    ) -> list[Recommendation] | list[list[Recommendation]]:
+        """The k items that most probably come next, best first.
+
+        Args:
+          histories: document ids of one user in time order, the latest last; or a list of such lists, to be ranked as
+            a batch.
+          k: items wanted; fewer come where the catalogue has no more.
+          exclude_seen: leave out what is in the history.
+
+        Returns:
+          a list for one history, a list of lists for several.
+
+        Raises:
+          UserError: a document that is not in the catalogue, or an empty history.
+        """
+        single = bool(histories) and isinstance(histories[0], str)
+        lists = [histories] if single else list(histories)
+        rows = [self._rows(history) for history in lists]
+        if not rows:
+            return []
+        offsets = np.r_[0, np.cumsum([len(row) for row in rows])]
+        ranked = self.rank(np.concatenate(rows), offsets, count=k, exclude_seen=exclude_seen)
+        out = [
+            [
+                Recommendation(self.table.ids[int(item)].as_py(), self._texts[int(item)].as_py(), float(score))
+                for item, score in zip(items, scores, strict=True)
+                if item >= 0
+            ]
+            for items, scores in zip(ranked.items, ranked.scores, strict=True)
+        ]
+        return out[0] if single else out
+
+    def rank(
+        self,
+        items: Int[np.ndarray, " M"],
+        offsets: Int[np.ndarray, " U+1"],
+        *,
+        count: int,
+        exclude_seen: bool,
+        every_id: bool = False,
+    ) -> Ranked:
+        """The best items after many histories, as rows of the table.
+
+        Args:
+          items: of all histories end to end, each in time order.
+          offsets: where each history begins; none is empty.
+          count: items wanted for each.
+          exclude_seen: leave out what is in the history.
+          every_id: score all IDs in place of a beam; for the head of codes.
+
+        Returns:
+          host arrays (U, count).
+        """
+        states, lengths = self.states(items, offsets), np.diff(offsets)
+        out = Ranked(np.full((len(lengths), count), -1), np.full((len(lengths), count), -np.inf, np.float32))
+        order = np.argsort(lengths, kind="stable")  # short histories do not pay for what long ones have seen
+        size = min(EXACT_USERS if every_id else USERS, _room(len(order)))
+        for first in range(0, len(order), size):
+            users = order[first : first + size]
+            padded = np.resize(users, size)
+            seen = histories_of(items, offsets, padded) if exclude_seen else None
+            known = self.params, states[padded], self.catalogue, self.trie, seen
+            found = make_rank(self.functions, self.beams)(*known, count=count, every_id=every_id)
+            for array, values in zip(out, found, strict=True):
+                values = np.asarray(values)[: len(users), :count]
+                array[users, : values.shape[1]] = values
+        return out
+
+    def states(self, items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"]) -> Float[np.ndarray, "U D"]:
+        """The model's state after each history."""
+        length = self.functions.module.config.length
+        spans = latest(offsets, length=length)
+        rows = pack(spans.lengths, length=length)
+        size = min(ROWS, 1 << (rows.count - 1).bit_length())
+        laid = lay(items, spans, rows, length=length, count=-(-rows.count // size) * size)
+        last = rows.column + spans.lengths - 1
+        out = np.empty((len(spans.end), self.functions.module.config.width), np.float32)
+        for first in range(0, rows.count, size):
+            part = Histories(laid["items"][first : first + size], laid["segment"][first : first + size])
+            states = np.asarray(make_states(self.functions)(self.params, part, self.catalogue))
+            here = np.flatnonzero((rows.row >= first) & (rows.row < first + size))
+            out[here] = states[rows.row[here] - first, last[here]]
+        return out
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Write everything that `load` needs; the manifest last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.table.save(folder / "ids")
+        if self.catalogue.text is not None:
+            with (folder / "text.npy").open("wb") as file:
+                np.save(file, np.asarray(self.catalogue.text), allow_pickle=False)
+        save_tree(folder / "params", self.params)
+        module = self.functions.module
+        content = {
+            "head": module.head,
+            "model": dataclasses.asdict(module.config),
+            "text_width": module.text_width,
+            "beams": self.beams,
+        }
+        (folder / MANIFEST).write_text(json.dumps(content, indent=1))
+
+    @classmethod
+    def load(cls, workdir: str | pathlib.Path) -> "Recommender":
+        """The recommender of a finished run of `lmindexer_jax.recommend`.
+
+        Raises:
+          UserError: no finished run there, or damaged files.
+        """
+        folder = pathlib.Path(workdir) / "recommender"
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; a finished run writes it, so let `lmindexer_jax.recommend` finish first")
+        try:
+            content = json.loads(path.read_text())
+            config = RecommenderConfig(**content["model"])
+            head, text_width, beams = Head(content["head"]), content["text_width"], content["beams"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: damaged ({error}); run `lmindexer_jax.recommend` again") from None
+        table = id_table.load(folder / "ids")
+        text = np.load(folder / "text.npy", allow_pickle=False) if text_width else None
+        params = jax.device_put(load_tree(folder / "params"))
+        return make(config, head, table, text, params=params, beams=beams)
+
+    def _rows(self, history: Sequence[str]) -> Int[np.ndarray, " n"]:
+        if not len(history):
+            raise UserError("an empty history; give at least one item, or recommend what is popular")
+        missing = next((document for document in history if document not in self._row_of), None)
+        if missing is not None:
+            raise UserError(f"item {missing!r} is not in the catalogue of {len(self):,} items")
+        return np.asarray([self._row_of[document] for document in history])
+
+    @functools.cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {document: row for row, document in enumerate(self.table.ids.to_pylist())}
+
+    @functools.cached_property
+    def _texts(self):
+        return self.table.texts
+
+
+@functools.cache
+def make_states(functions: RecommenderFunctions) -> Callable:
+    """Compiled `(params, histories, catalogue) -> states`."""
+    return jax.jit(functions.states)
+
+
+@functools.cache
+def make_rank(functions: RecommenderFunctions, beams: int) -> Callable:
+    """Compiled `(params, states, catalogue, trie, seen, count=..., every_id=...) -> Ranked`; a beam keeps `beams` prefixes
+    or `count`, if that is more."""
+
+    @functools.partial(jax.jit, static_argnames=("count", "every_id"))
+    def rank(params, states, catalogue, trie, seen, *, count: int, every_id: bool) -> Ranked:
+        if functions.module.head == Head.ITEMS:
+            return by_vectors(functions, params, states, catalogue, count=count, seen=seen)
+        return by_codes(functions, params, states, trie, beams=max(beams, count), seen=seen, every_id=every_id)
+
+    return rank
+
+
+def make(
+    config: RecommenderConfig,
+    head: Head,
+    table: IdTable,
+    text: Float[np.ndarray, "N E"] | None,
+    *,
+    params: Params | None = None,
+    beams: int,
+) -> Recommender:
+    """A recommender over a table's documents; without parameters it is still to be trained.
+
+    Raises:
+      UserError: the text embeddings are not one per document.
+    """
+    if config.read_text and (text is None or len(text) != len(table)):
+        have = "none" if text is None else f"{len(text):,}"
+        raise UserError(f"text embeddings: {have} for {len(table):,} documents; give one row for each, or model.read_text=false")
+    codes, sizes = full_codes(table)
+    catalogue = make_catalogue(codes, sizes, text if config.read_text else None)
+    width = text.shape[1] if config.read_text else 0
+    functions = RecommenderFunctions(Module(config, head, len(table), sizes, width))
+    trie = jax.device_put(build(codes, sizes))
+    return Recommender(functions, params or {}, catalogue, trie, table, beams)
+
+
+def histories_of(
+    items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"], users: Int[np.ndarray, " B"]
+) -> Int[np.ndarray, "B S"]:
+    """The whole histories of some users side by side, -1 behind their ends; S is one of a few sizes."""
+    begin, lengths = offsets[users], np.diff(offsets)[users]
+    place = np.arange(_room(int(lengths.max())))[None, :]
+    inside = place < lengths[:, None]
+    return np.where(inside, items[np.minimum(begin[:, None] + place, len(items) - 1)], -1).astype(np.int32)
+
+
+def _room(count: int) -> int:
+    """The next power of four, so that a few sizes alone are compiled."""
+    return 4 ** max(1, -(-(count - 1).bit_length() // 2))

@@ -1,0 +1,213 @@
+"""Whole runs of the recommender: they learn a planted pattern, resume to the bit, and answer only what may be answered."""
+
+import concurrent.futures
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmindexer_jax.console import Console, Mode
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing import id_table
+from lmindexer_jax.models.recommender import Head, RecommenderConfig
+from lmindexer_jax.next_item import Method, RecommendConfig, execute
+from lmindexer_jax.retrieval.fit import item_loss
+from lmindexer_jax.retrieval.recommender import Recommender, make
+from lmindexer_jax.training.checkpoint import load_tree
+from lmindexer_jax.training.optim import paths
+
+ITEMS = 40
+QUIET = Console(Mode.QUIET)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A catalogue in which two items share every pair of codes, and users who go round one fixed cycle."""
+    home = tmp_path_factory.mktemp("recommend")
+    codes = np.stack([np.arange(ITEMS) // 10, np.arange(ITEMS) % 5], 1).astype(np.int32)
+    names = [f"i{n}" for n in range(ITEMS)]
+    id_table.build(names, codes, id_table.Manifest({}, "corpus", "model", (4, 5))).save(home / "ids")
+    rng = np.random.default_rng(0)
+    lines = []
+    for user in range(200):
+        first, length = rng.integers(ITEMS), rng.integers(4, 10)
+        lines.append(f"u{user}\t" + " ".join(f"i{following(int(first), n)}" for n in range(length)))
+    (home / "users.tsv").write_text("\n".join(lines) + "\n")
+    np.save(home / "text.npy", rng.normal(size=(ITEMS, 6)).astype(np.float32))
+    return home
+
+
+def following(item: int, steps: int = 1) -> int:
+    """A cycle through all items that leaps over the tree."""
+    return (item + 13 * steps) % ITEMS
+
+
+def config(home, method: Method) -> RecommendConfig:
+    out = RecommendConfig(str(home / "ids"), str(home / "users.tsv"), str(home / "text.npy"), method, exact_users=16)
+    generates = method == Method.GENERATIVE
+    out.model = RecommenderConfig(
+        read_text=generates, read_codes=generates, width=16, layers=1, heads=2, hidden=16, dropout=0.1, length=8
+    )
+    out.training.epochs, out.training.batch_size, out.training.validate_every = 16, 16, 8
+    out.training.optim.learning_rate = 2e-2
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(home):
+    execute(config(home, Method.GENERATIVE), home / "generative", console=QUIET)
+    return home / "generative"
+
+
+def test_a_pattern_is_learned_by_generating_ids(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["test"]["history kept"]["items"]["recall@5"] > 0.95
+    assert summary["beam"] == {"users": 16, "same_first": 1.0, "same_10": 1.0}, "30 beams over 20 prefixes miss nothing"
+    lines = (finished / "test-history-kept.run").read_text().splitlines()
+    assert len(lines) == 200 * 10
+
+
+def test_a_pattern_is_learned_by_sasrec_and_popularity_is_the_floor(home):
+    scores = {}
+    for method in (Method.SASREC, Method.POPULARITY):
+        summary = execute(config(home, method), home / method, console=QUIET)
+        scores[method] = summary["test"]["history kept"]["items"]["recall@5"]
+    assert scores[Method.SASREC] > 0.95
+    assert 0 <= scores[Method.POPULARITY] < 0.5
+
+
+def test_drawn_negatives_are_a_part_of_the_softmax(home):
+    table = id_table.load(home / "ids")
+    sasrec = make(config(home, Method.SASREC).model, Head.ITEMS, table, None, beams=1)
+    functions, catalogue = sasrec.functions, sasrec.catalogue
+    params = functions.init(jax.random.key(0), catalogue)
+    states, targets = jax.random.normal(jax.random.key(1), (5, 16)), jnp.arange(5)
+
+    def loss(negatives, key=0):
+        key = jax.random.key(key)
+        return np.asarray(item_loss(functions, params, states, targets, catalogue, negatives=negatives, key=key))
+
+    whole = loss(0)
+    np.testing.assert_allclose(loss(ITEMS), whole, atol=1e-6)
+    drawn = np.stack([loss(20, key) for key in range(8)])
+    assert (drawn > 0).all() and (drawn.std(0) > 0).all()
+    np.testing.assert_allclose(np.mean(np.expm1(drawn), 0) / np.expm1(whole), 20 / ITEMS, atol=0.15)
+
+
+def test_a_finished_run_is_read_not_run(home, finished):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert execute(config(home, Method.GENERATIVE), finished, console=QUIET)["users"] == 200
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing in the code may catch it."""
+
+
+class Mortal(Console):
+    """A console that kills the run at the n-th metric shown."""
+
+    def __init__(self, lives: int):
+        super().__init__(Mode.QUIET)
+        self.lives = lives
+
+    def _open_lines(self, description, unit, meter):
+        report, close = super()._open_lines(description, unit, meter)
+
+        def count(metrics):
+            self.lives -= 1
+            if self.lives == 0:
+                raise Killed
+            report(metrics)
+
+        return count, close
+
+
+def test_killed_and_started_again_ends_alike(home, finished):
+    other = config(home, Method.GENERATIVE)
+    other.checkpoint_seconds = 0.0
+    deaths = 0
+    for lives in itertools.chain((7, 40), itertools.repeat(10**6)):
+        try:
+            execute(other, home / "killed", console=Mortal(lives))
+            break
+        except Killed:
+            deaths += 1
+    assert deaths == 2
+    one, two = (paths(load_tree(folder / "recommender" / "params")) for folder in (finished, home / "killed"))
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+    journals = [
+        [
+            {name: value for name, value in json.loads(line).items() if name not in ("time", "seconds")}
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (finished, home / "killed")
+    ]
+    assert journals[0] == journals[1]
+
+
+def test_two_lines_to_a_recommendation(finished):
+    recommender = Recommender.load(finished)
+    best = recommender.recommend([f"i{item}" for item in (0, following(0), following(0, 2))], k=3)
+    assert best[0].document == f"i{following(0, 3)}"
+    assert best[0].semantic_id == recommender.table.id_of(best[0].document)
+    assert -0.5 < best[0].log_prob < 0 and best[0].log_prob > best[1].log_prob > best[2].log_prob
+
+
+@pytest.mark.parametrize("method", ["generative", pytest.param("sasrec", marks=pytest.mark.slow)])
+def test_only_items_that_exist_and_were_not_seen(home, finished, method):
+    if not (home / method / "summary.json").exists():
+        execute(config(home, method), home / method, console=QUIET)
+    recommender = Recommender.load(home / method)
+    names = set(recommender.table.ids.to_pylist())
+    rng = np.random.default_rng(1)
+    histories = [[f"i{item}" for item in rng.permutation(ITEMS)[: rng.integers(1, ITEMS)]] for _ in range(20)]
+    for history, found in zip(histories, recommender.recommend(histories, k=ITEMS), strict=True):
+        documents = [each.document for each in found]
+        assert set(documents) == names - set(history), "all that is left, each once"
+        assert len(documents) == len(set(documents))
+        assert all(np.isfinite(each.log_prob) for each in found)
+    kept = recommender.recommend(histories, k=ITEMS, exclude_seen=False)
+    assert all({each.document for each in found} == names for found in kept)
+    total = np.exp([[each.log_prob for each in found] for found in kept]).sum(1)
+    np.testing.assert_allclose(total, 1.0, atol=1e-4)
+
+
+def test_one_history_is_answered_alike_alone_in_a_batch_and_from_many_threads(finished):
+    recommender = Recommender.load(finished)
+    histories = [[f"i{following(n, step)}" for step in range(1 + n % 4)] for n in range(12)]
+    batch = recommender.recommend(histories, k=4)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        alone = list(pool.map(lambda history: recommender.recommend(history, k=4), histories))
+    for one, other in zip(batch, alone, strict=True):
+        assert [each.document for each in one] == [each.document for each in other]
+        np.testing.assert_allclose([each.log_prob for each in one], [each.log_prob for each in other], atol=1e-4)
+    assert recommender.recommend([]) == []
+
+
+def test_bad_input_is_one_line(home, finished, tmp_path):
+    recommender = Recommender.load(finished)
+    with pytest.raises(UserError, match="item 'x' is not in the catalogue of 40 items"):
+        recommender.recommend(["i1", "x"])
+    with pytest.raises(UserError, match="an empty history"):
+        recommender.recommend([["i1"], []])
+    with pytest.raises(UserError, match="let `lmindexer_jax.recommend` finish first"):
+        Recommender.load(tmp_path)
+
+    def refused(change, match):
+        wrong = config(home, Method.GENERATIVE)
+        change(wrong)
+        with pytest.raises(UserError, match=match):
+            execute(wrong, finished, console=QUIET)
+
+    refused(lambda c: setattr(c, "seed", 5), "seed=0, now it is 5")
+    refused(lambda c: setattr(c.model, "dropout", 0.2), "model.dropout=0.1, now it is 0.2")
+    refused(lambda c: setattr(c, "interactions", ""), "--config.interactions=")
+    refused(lambda c: setattr(c, "embeddings", ""), "give --config.embeddings")
+    refused(lambda c: setattr(c, "embeddings", str(tmp_path / "no.npy")), "no such file")
+    refused(lambda c: setattr(c.model, "heads", 3), "does not divide")

@@ -1,0 +1,62 @@
+"""Every shipped config of the recommender loads through the command's own flags and can be run."""
+
+import pathlib
+import sys
+
+import pytest
+from absl import flags
+
+from lmindexer_jax import recommend
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.next_item import Method, check
+from lmindexer_jax.recommend import parse
+
+# ml_collections loads a config by a deprecated method of the import system.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "recommend"
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Parse a command line. Flags are parsed once in a process; here several times, and ml_collections reads sys.argv."""
+
+    def parse_all(*arguments):
+        monkeypatch.setattr(sys, "argv", ["recommend", *map(str, arguments)])
+        monkeypatch.setattr(recommend, "FLAGS", recommend.define_flags(flags.FlagValues()))
+        return parse(sys.argv)
+
+    return parse_all
+
+
+@pytest.mark.parametrize("name", ["generative.py", "sasrec.py", "sasrec.py:text", "popularity.py"])
+def test_a_config_is_complete_but_for_the_data(given, name):
+    data = "--config.ids=i", "--config.interactions=u"
+    config, workdir = given("--workdir=w", f"--config={CONFIGS / name}", *data, "--config.training.optim.b2=0.9")
+    check(config)
+    assert workdir == pathlib.Path("w")
+    assert config.method == name.split(".")[0]
+    assert config.training.optim.b2 == 0.9
+    if config.method == Method.SASREC:
+        assert config.model.read_text == name.endswith("text") and not config.model.read_codes
+
+
+def test_all_files_are_tested():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == set(Method)
+
+
+@pytest.mark.parametrize(
+    ("flag", "match"),
+    [
+        ("--config.model.widht=3", "widht"),
+        ("--config.seed=x", "seed"),
+        ("generative", "unknown argument"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(given, flag, match):
+    with pytest.raises(UserError, match=match):
+        given("--workdir=w", f"--config={CONFIGS / 'generative.py'}", flag)
+
+
+def test_a_missing_flag_is_named(given):
+    with pytest.raises(UserError, match="--workdir"):
+        given(f"--config={CONFIGS / 'generative.py'}")
