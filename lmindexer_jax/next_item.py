@@ -27,15 +27,14 @@ from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.evaluation.id_quality import prefix_ids
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing import id_table
-from lmindexer_jax.indexing.assign import pooled_vectors
+from lmindexer_jax.indexing.assign import start_vectors
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.models.recommender import Head, RecommenderConfig
-from lmindexer_jax.prepare import prepare, read_run
-from lmindexer_jax.prepare import write_run as bind
+from lmindexer_jax.prepare import bind, prepare, read_run
 from lmindexer_jax.retrieval.fit import Fit, TrainingConfig, fit
 from lmindexer_jax.retrieval.popularity import Popularity
-from lmindexer_jax.retrieval.rank_items import Ranked
 from lmindexer_jax.retrieval.recommender import Recommender, make
+from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.training.optim import paths
 from lmindexer_jax.training.sharding import MeshConfig, make_mesh
 
@@ -179,7 +178,7 @@ def open_embeddings(config: RecommendConfig, table: IdTable, *, console: Console
         raise UserError(f"{workdir}: its ID table has documents that its corpus lacks; give --config.embeddings")
     if prepared.inputs.pooled is not None:
         return prepared.inputs.pooled
-    return pooled_vectors(prepared.functions, prepared.params, prepared.inputs, console=console)
+    return start_vectors(prepared.functions, prepared.params, prepared.inputs, console=console)
 
 
 def describe(
@@ -227,7 +226,7 @@ def trained(
     def look(params: dict) -> dict[str, float]:
         at_hand = dataclasses.replace(recommender, params=params)
         ranked = at_hand.rank(*splits["validation"].histories, count=KEPT, exclude_seen=False)
-        means = ranking.means(ranking.evaluate(ranked.items, one_each(splits["validation"].targets), cutoffs=CUTOFFS))
+        means = ranking.means(ranking.evaluate(ranked.rows, one_each(splits["validation"].targets), cutoffs=CUTOFFS))
         return {name: means[name] for name in shown()}
 
     run = Fit(
@@ -269,8 +268,8 @@ def evaluate(rank, users: Sequences, groups: np.ndarray) -> tuple[dict, dict[str
     out, kept = {}, {}
     for protocol, exclude in PROTOCOLS.items():
         ranked = rank(*users.histories, count=KEPT, exclude_seen=exclude)
-        items = ranking.means(ranking.evaluate(ranked.items, judged, cutoffs=CUTOFFS))
-        ids = ranking.means(ranking.evaluate_ids(ranked.items, judged, cutoffs=CUTOFFS, groups=groups))
+        items = ranking.means(ranking.evaluate(ranked.rows, judged, cutoffs=CUTOFFS))
+        ids = ranking.means(ranking.evaluate_ids(ranked.rows, judged, cutoffs=CUTOFFS, groups=groups))
         out[protocol] = {"items": {m: items[m] for m in shown()}, "ids": {m: ids[m] for m in shown()}}
         kept[protocol] = ranked
     return out, kept
@@ -287,7 +286,7 @@ def agreement(recommender: Recommender, users: Sequences, *, count: int) -> dict
     chosen = np.unique(np.linspace(0, len(users) - 1, min(count, len(users))).astype(np.int64))
     parts = [items[offsets[user] : offsets[user + 1]] for user in chosen]
     some = np.concatenate(parts), np.r_[0, np.cumsum([len(part) for part in parts])]
-    beam, every = (recommender.rank(*some, count=KEPT, exclude_seen=False, every_id=exact).items for exact in (False, True))
+    beam, every = (recommender.rank(*some, count=KEPT, exclude_seen=False, every_id=exact).rows for exact in (False, True))
     return {
         "users": len(chosen),
         "same_first": float(np.mean(beam[:, 0] == every[:, 0])),
@@ -300,7 +299,7 @@ def write_files(workdir: pathlib.Path, ranked: dict[str, Ranked], users: Sequenc
     names, documents = [str(user) for user in users.users], table.ids.to_pylist()
     for protocol, found in ranked.items():
         path = workdir / f"test-{protocol.replace(' ', '-')}.run"
-        write_run(path, found.items, found.scores, queries=names, documents=documents, tag=tag)
+        write_run(path, found.rows, found.scores, queries=names, documents=documents, tag=tag)
     write_qrels(workdir / "test.qrels", one_each(users.targets), queries=names, documents=documents)
 
 

@@ -100,7 +100,7 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
     stages = plan(
         config.recipe, positions=positions, documents=len(corpus), reconstructor=config.indexer.reconstructor.kind
     )
-    bind(workdir, texts, config)
+    bind(workdir, settings=texts.settings, precision=texts.precision, config=config)
     unlabelled = tokenizer.special_ids
     inputs = Inputs(store, unlabelled, np.zeros((len(corpus), positions), np.int32), words)
     if frozen_language_model(stages) and config.language_model.cache_states:
@@ -128,7 +128,7 @@ def prepare_two_stage(config: Config, workdir: pathlib.Path, *, console: Console
         vectors = from_file(settings, ids)
     if from_model:
         functions, params, _ = open_model(config, texts.preset, texts.tokenizer, texts.store, dtype=dtype)
-    bind(workdir, texts, config)
+    bind(workdir, settings=texts.settings, precision=texts.precision, config=config)
     if from_model:
         save_tree(workdir / "assigners" / ENCODER, {name: params[name] for name in params if name not in ("decoder", "reconstructor")})
         cache = cache_root(config.corpus.cache_dir) / "encoded" if config.language_model.cache_states else None
@@ -247,14 +247,14 @@ def read_run(workdir: pathlib.Path) -> dict | None:
         raise UserError(f"{path}: not a run's description ({error}); restore it or use another --workdir") from None
 
 
-def bind(workdir: pathlib.Path, texts: Texts, config: Config) -> None:
-    """Bind a workdir to its settings, by a run.json that is written once, when the run starts."""
+def bind(workdir: pathlib.Path, *, settings: dict, precision: str, config: object) -> None:
+    """Bind a workdir to its settings, by a run.json that is written once, when the run starts; `config` is a dataclass."""
     if (workdir / "run.json").exists():
         return
     content = {
         "version": __version__,
-        "precision": texts.precision,
-        "settings": texts.settings,
+        "precision": precision,
+        "settings": settings,
         "config": dataclasses.asdict(config),
         "jax": jax.__version__,
     }

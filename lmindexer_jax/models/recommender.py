@@ -183,14 +183,14 @@ class Recommender(nn.Module):
         rows = jnp.stack([table(codes[:, level]) for level, table in enumerate(self.code)], axis=1)
         prefix = jnp.cumsum(rows, axis=1) - rows
         mixed = self.mix(states[:, None] + prefix + self.level[None], deterministic=deterministic)
-        return tuple(matmul(mixed[:, level], table.embedding.T) for level, table in enumerate(self.code))
+        return tuple(matmul(mixed[:, level], table.embedding.T, dtype=self.dtype) for level, table in enumerate(self.code))
 
     def next_level(
         self, states: Float[Array, "*B D"], prefix: Float[Array, "*B D"], level: int
     ) -> Float[Array, "*B K"]:
         """Logits over the codes of one level, given the sum of the rows of the codes before it."""
         mixed = self.mix(states + prefix + self.level[level].reshape((1,) * (states.ndim - 1) + (-1,)))
-        return matmul(mixed, self.code[level].embedding.T)
+        return matmul(mixed, self.code[level].embedding.T, dtype=self.dtype)
 
     def rows(self, codes: Int[Array, "*B"], level: int) -> Float[Array, "*B D"]:
         """The rows of some codes of one level."""

@@ -1,22 +1,15 @@
 """From the state after a history to ranked items: down the tree of IDs, or by the vectors of all items."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lmindexer_jax.models.decoding import reorder
 from lmindexer_jax.models.recommender import Catalogue, Params, RecommenderFunctions
 from lmindexer_jax.retrieval import beam, exact
-from lmindexer_jax.retrieval.beam import BeamConfig, Step, reorder
+from lmindexer_jax.retrieval.beam import BeamConfig, Step
+from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
-
-
-class Ranked(NamedTuple):
-    """Items by falling log-probability; a place without an item holds -1 and -inf."""
-
-    items: Int[Array, "U k"]
-    scores: Float[Array, "U k"]
 
 
 def make_step(functions: RecommenderFunctions, params: Params) -> Step:

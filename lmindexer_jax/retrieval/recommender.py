@@ -32,7 +32,8 @@ from lmindexer_jax.models.recommender import (
 from lmindexer_jax.models.recommender import Recommender as Module
 from lmindexer_jax.retrieval.build import build
 from lmindexer_jax.retrieval.catalogue import full_codes, make_catalogue
-from lmindexer_jax.retrieval.rank_items import Ranked, by_codes, by_vectors
+from lmindexer_jax.retrieval.rank_items import by_codes, by_vectors
+from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
@@ -104,7 +105,7 @@ class Recommender:
                 for item, score in zip(items, scores, strict=True)
                 if item >= 0
             ]
-            for items, scores in zip(ranked.items, ranked.scores, strict=True)
+            for items, scores in zip(ranked.rows, ranked.scores, strict=True)
         ]
         return out[0] if single else out
 
