@@ -48,10 +48,10 @@ quickstart: .venv/.complete
 	.venv/bin/python -m lmindexer_jax.main --config configs/quickstart.py --workdir runs/quickstart
 
 test: .venv/.complete
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/.complete
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 # PyTorch, sentence-transformers and faiss are what the benchmarks compare with; they have their own environment.
 bench: .venv-bench/.complete

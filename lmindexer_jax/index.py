@@ -4,6 +4,7 @@
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys

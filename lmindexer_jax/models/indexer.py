@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lmindexer_jax.models.bert import BertConfig, BertEncoder
-from lmindexer_jax.models.layers import Embedding, Projection, dropout
+from lmindexer_jax.models.layers import Embedding, dropout
 from lmindexer_jax.models.quantiser import unit
 from lmindexer_jax.models.reconstructor import Reconstructor, ReconstructorConfig, ReconstructorKind
 from lmindexer_jax.models.t5 import T5Config, T5Decoder, T5Encoder

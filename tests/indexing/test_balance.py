@@ -3,7 +3,6 @@
 import itertools
 import time
 
-import jax
 import numpy as np
 import pytest
 
