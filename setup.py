@@ -63,6 +63,7 @@ setup(
             "lmindexer-index = lmindexer_jax.index:run",
             "lmindexer-evaluate = lmindexer_jax.evaluate:run",
             "lmindexer-explain = lmindexer_jax.explain:run",
+            "lmindexer-bakeoff = lmindexer_jax.bakeoff:run",
             "lmindexer-baselines = lmindexer_jax.baselines:run",
         ]
     },
