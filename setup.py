@@ -64,6 +64,7 @@ setup(
             "lmindexer-evaluate = lmindexer_jax.evaluate:run",
             "lmindexer-explain = lmindexer_jax.explain:run",
             "lmindexer-recommend = lmindexer_jax.recommend:run",
+            "lmindexer-bakeoff = lmindexer_jax.bakeoff:run",
             "lmindexer-baselines = lmindexer_jax.baselines:run",
         ]
     },

@@ -17,8 +17,7 @@ docs/results/beauty.json holds what was measured.
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.models.reconstructor import Head
-from lmindexer_jax.recipes import ours, published
+from lmindexer_jax.recipes import few_epochs, ours, published
 
 TEXTS = {
     "a": ("{title} {brand}", 34),
@@ -36,14 +35,4 @@ def get_config(variant: str = "ours-b") -> Config:
     config.corpus.template, config.language_model.max_length = TEXTS[text]
     config.corpus.id_field = "item_id"
     config.indexer.codebook_sizes = (256, 256, 256)
-    return config
-
-
-def few_epochs(config: Config) -> Config:
-    """The published recipe on a frozen encoder, for a CPU."""
-    config.indexer.reconstructor.head = Head.OWN
-    config.recipe.warm_up_epochs = 1.0
-    for position, epochs in ((config.recipe.first, 2.0), (config.recipe.later, 1.0)):
-        position.rates.language_model = 0.0
-        position.continuous_epochs = position.quantised_epochs = epochs
     return config

@@ -1,4 +1,4 @@
-"""A run's settings: composed here, defined beside what they configure."""
+"""Settings of a run, and of a bake-off of several: composed here, defined beside what they configure."""
 
 import dataclasses
 import enum
@@ -50,6 +50,22 @@ class Config:
     baseline: bool = True  # k-means of the frozen embeddings at the same K, beside the learned codes
     interactions: str = ""  # user TAB document ids in time order, for the co-occurrence lift
     checkpoint_seconds: float = 60.0
+    console: Mode = Mode.AUTO
+
+
+@dataclasses.dataclass
+class BakeoffConfig:
+    """Several indexers on one corpus, each with several seeds, and how they are compared.
+
+    `python -m lmindexer_jax.bakeoff --config x.py --config.seeds="(0,1,2)" --config.cells.ours.recipe.first.rounds=2`
+    """
+
+    corpus: CorpusConfig = dataclasses.field(default_factory=CorpusConfig)  # of all cells, whatever they say themselves
+    cells: dict[str, Config] = dataclasses.field(default_factory=dict)  # indexers by name; their seed is taken from below
+    seeds: tuple[int, ...] = (0, 1)
+    against: str = ""  # the indexer that all others are compared with; "" is the first
+    interactions: str = ""  # as in Config, of all cells
+    replicates: int = 1000  # random halves of the documents that intervals and p-values are made of
     console: Mode = Mode.AUTO
 
 

@@ -3,10 +3,15 @@
 import dataclasses
 import pathlib
 
+import numpy as np
+from jaxtyping import Int
+
 from lmindexer_jax.config import Config, from_dict
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
+from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.indexing.two_stage import IndexerKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +36,21 @@ class Finished:
             source = self.config.corpus.path or self.config.corpus.name
             raise UserError(f"{self.workdir}: {source} has changed since the run; restore it, or run again in another --workdir")
         return corpus
+
+    def learned_codes(self, documents: int) -> Int[np.ndarray, "N T"]:
+        """Codes of the corpus' documents as learned, before last ones were spread to make IDs distinct.
+
+        Codes of two-stage indexers are never spread: theirs are those of the table.
+        """
+        codes = self.table.codes[:documents].copy()
+        if self.config.indexer_kind == IndexerKind.LEARNED:
+            codes[:, -1] = Assigners(self.workdir / "assigners").learned_codes(codes.shape[1] - 1)
+        return codes
+
+
+def is_finished(workdir: pathlib.Path) -> bool:
+    """Whether a run has come to its end: the report is the last that it writes."""
+    return (workdir / "report.html").exists()
 
 
 def open_finished(workdir: pathlib.Path) -> Finished:

@@ -86,6 +86,16 @@ def published(variant: str = "") -> Config:
     return shrink(config) if variant == "tiny" else config
 
 
+def few_epochs(config: Config) -> Config:
+    """The published recipe on a frozen encoder, for a CPU."""
+    config.indexer.reconstructor.head = Head.OWN
+    config.recipe.warm_up_epochs = 1.0
+    for position, epochs in ((config.recipe.first, 2.0), (config.recipe.later, 1.0)):
+        position.rates.language_model = 0.0
+        position.continuous_epochs = position.quantised_epochs = epochs
+    return config
+
+
 def two_stage(variant: str = "") -> Config:
     """A two-stage rival: a kind of `IndexerKind` ("residual" where none is named), with "-tiny" to shrink it."""
     words = [word for word in variant.split("-") if word]

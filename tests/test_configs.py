@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from lmindexer_jax.config import Config
+from lmindexer_jax.cells import cells_of, settings
+from lmindexer_jax.config import BakeoffConfig, Config
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.recipe import StageKind, plan
 from lmindexer_jax.indexing.two_stage import IndexerKind
@@ -17,7 +18,7 @@ HOME = pathlib.Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(path for path in HOME.rglob("*.py") if path.parent.name != "recommend")  # those have a test of their own
 
 
-def load(path: pathlib.Path, variant: str) -> Config:
+def load(path: pathlib.Path, variant: str) -> Config | BakeoffConfig:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -27,13 +28,31 @@ def load(path: pathlib.Path, variant: str) -> Config:
 @pytest.mark.parametrize("variant", ["", "tiny"])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_a_config_can_be_planned(path, variant):
-    config = load(path, variant)
+    whole = load(path, variant)
+    cells = [settings(whole, name, 0) for name in whole.cells] if isinstance(whole, BakeoffConfig) else [whole]
+    for config in cells:
+        plannable(config)
+
+
+def plannable(config):
     check(config)
     positions = len(config.indexer.codebook_sizes)
     stages = plan(config.recipe, positions=positions, documents=1000, reconstructor=config.indexer.reconstructor.kind)
     assert [stage.position for stage in stages if stage.kind == StageKind.ASSIGN] == list(range(positions))
     assert all(stage.steps > 0 for stage in stages if stage.kind.trains)
     assert len({stage.name for stage in stages}) == len(stages)
+
+
+def test_cells_of_the_bakeoff_differ_in_the_indexer_alone(tmp_path):
+    path = next(path for path in CONFIGS if path.stem == "bakeoff")
+    for variant in ("", "own", "tiny"):
+        cells = cells_of(load(path, variant), tmp_path)
+        same = {(cell.config.indexer.codebook_sizes, str(cell.config.language_model), str(cell.config.corpus)) for cell in cells}
+        assert len(same) == 1 and len({cell.workdir for cell in cells}) == len(cells) == 16
+        kinds = {cell.config.indexer_kind for cell in cells}
+        assert kinds == {kind for kind in IndexerKind if kind != IndexerKind.ATOMIC}
+    with pytest.raises(UserError, match="own and tiny"):
+        load(path, "small")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in IndexerKind if kind != IndexerKind.LEARNED])

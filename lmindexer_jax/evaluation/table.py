@@ -103,7 +103,7 @@ def evaluate_table(
       `over_reference` where the tree is as fine as the codes, and `intervals` of the same names where asked for.
     """
     rows = measured(codes, evidence, replicates=replicates, seed=seed)
-    return _measures(rows, codes, sizes, evidence, replicates)
+    return tabulated(rows, codes, sizes, evidence, replicates)
 
 
 def compare_tables(
@@ -140,14 +140,16 @@ def compare_tables(
             about = {"codes": row.codes, "labels": row.labels, "measure": name}
             differences.append(about | dataclasses.asdict(found))
     return {
-        "first": _measures(rows[0], first, sizes[0], evidence, replicates),
-        "second": _measures(rows[1], second, sizes[1], evidence, replicates),
+        "first": tabulated(rows[0], first, sizes[0], evidence, replicates),
+        "second": tabulated(rows[1], second, sizes[1], evidence, replicates),
         "differences": differences,
     }
 
 
-def _measures(rows: list[Row], codes, sizes: tuple[int, ...], evidence: Evidence, replicates: int) -> dict:
-    """What `evaluate_table` returns."""
+def tabulated(
+    rows: list[Row], codes: Int[np.ndarray, "N T"], sizes: tuple[int, ...], evidence: Evidence, replicates: int
+) -> dict:
+    """What `evaluate_table` returns, from the rows that `measured` gave for the same codes and evidence."""
     positions = []
     for number, use in enumerate(usage(codes, sizes)):
         position = {"position": number + 1, "codes": sizes[number]} | dataclasses.asdict(use)

@@ -1,0 +1,109 @@
+"""Several indexers, each with several seeds, on one corpus: what is more than luck?
+
+Two kinds of luck make a difference: which documents the corpus happens to hold, and which seed an indexer happened to
+have. Both are estimated and added up, for the difference d between two indexers' means over their seeds:
+
+    documents   variance of d over random halves of the documents, the same halves for all (see `significance.py`)
+    seeds       s^2 / S of either indexer: variance of the measure over its S seeds on the whole corpus
+
+d over the root of their sum is compared with Student's t, at the degrees of freedom of Welch and Satterthwaite (1946):
+few where seeds make most of the variance, many where documents do. `p_documents` leaves the seeds out: it speaks of these
+very tables, as `table.compare_tables` does. With one seed each the two are nearly the same, and both say nothing of seeds.
+P-values are not corrected for their number.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from lmindexer_jax.evaluation.significance import LEVEL, half_sample_difference
+from lmindexer_jax.evaluation.table import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """One measure of one indexer over its seeds, and what lies between it and the indexer that it is compared with."""
+
+    indexer: str
+    codes: str
+    labels: str  # "" where the measure has none
+    measure: str
+    seeds: list[float]  # of the whole corpus, per seed
+    mean: float
+    spread: float | None  # standard deviation over seeds; None with one
+    perplexity: float  # of these codes, mean over seeds: AMI and gain are not comparable without
+    difference: float | None  # None of the indexer that others are compared with
+    low: float | None
+    high: float | None
+    p_value: float | None  # of seeds and documents
+    p_documents: float | None  # of documents alone
+
+
+def compare(cells: dict[str, list[list[Row]]], *, against: str) -> list[Compared]:
+    """Set every indexer against one of them.
+
+    Args:
+      cells: per indexer, for each of its seeds what `table.measured` gave, with the same halves for all.
+      against: name of the indexer that others are compared with.
+
+    Returns:
+      all measures that an indexer has for every seed, grouped by measure, indexers in the order given.
+    """
+    found = {name: collect(seeds) for name, seeds in cells.items()}
+    order = list(dict.fromkeys(key for each in found.values() for key in each))
+    out = []
+    for key in order:
+        base = found[against].get(key)
+        for name in cells:
+            if key in found[name]:
+                values, perplexity = found[name][key]
+                apart = (None,) * 5
+                if name != against and base is not None:
+                    apart = difference(base[0], values)
+                whole = values[:, 0]
+                spread = float(whole.std(ddof=1)) if len(whole) > 1 else None
+                out.append(Compared(name, *key, whole.tolist(), float(whole.mean()), spread, perplexity, *apart))
+    return out
+
+
+def collect(seeds: list[list[Row]]) -> dict[tuple[str, str, str], tuple[Float[np.ndarray, "S R+1"], float]]:
+    """(codes, labels, measure) to the values of every seed, and the mean perplexity of these codes."""
+    rows = [{(row.codes, row.labels): row for row in seed} for seed in seeds]
+    out = {}
+    for at, first in rows[0].items():
+        same = [seed[at] for seed in rows]
+        perplexity = float(np.mean([perplexity_of(row) for row in same]))
+        for name in first.named():
+            if all(name in row.named() for row in same):
+                out[*at, name] = (np.stack([row.named()[name] for row in same]), perplexity)
+    return out
+
+
+def perplexity_of(row: Row) -> float:
+    """Of the row's codes; where there are labels, over the documents that have one."""
+    return float(row.facts["perplexity"] if "perplexity" in row.facts else row.values["perplexity"][0])
+
+
+def difference(
+    first: Float[np.ndarray, "S R+1"], second: Float[np.ndarray, "Z R+1"]
+) -> tuple[float, float, float, float, float]:
+    """Second less first, the ends of its interval, and p-values of seeds and documents, and of documents alone.
+
+    Args:
+      first, second: per seed a measure of the whole corpus, and after it those of R random halves, the same for both.
+    """
+    from scipy.stats import t as student
+
+    means = first.mean(0), second.mean(0)
+    documents = half_sample_difference(*means)
+    halves = (means[1] - means[0])[1:]
+    parts = [(float(halves.var(ddof=1)), len(halves) - 1)]
+    parts += [(float(each[:, 0].var(ddof=1)) / len(each), len(each) - 1) for each in (first, second) if len(each) > 1]
+    variance, found = sum(part for part, _ in parts), documents.difference
+    if variance < 1e-24:  # nothing varies: equal indexers, or measures that no luck can touch
+        return found, found, found, documents.p_value, documents.p_value
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    away = float(student.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
+    p_value = float(2 * student.sf(abs(found) / variance**0.5, freedom))
+    return found, found - away, found + away, p_value, documents.p_value
