@@ -12,12 +12,10 @@ import pathlib
 import sys
 
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 
 from lmindexer_jax.cells import Cell, cells_of, run_cells
 from lmindexer_jax.config import BakeoffConfig
-from lmindexer_jax.console import Console, Mode, run_main
+from lmindexer_jax.console import Console, run_main
 from lmindexer_jax.data.corpus import open_corpus
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluate import evidence, label
@@ -28,35 +26,12 @@ from lmindexer_jax.evaluation.id_quality import collisions
 from lmindexer_jax.evaluation.significance import LEVEL
 from lmindexer_jax.evaluation.table import Evidence, Row, measured, tabulated
 from lmindexer_jax.files import replacing
+from lmindexer_jax.flags import Flags
 from lmindexer_jax.finished import Finished, is_finished, open_finished
 
-FLAGS = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "a Python file whose get_config() returns a BakeoffConfig; x.py:tiny shrinks it", flag_values=FLAGS
-)
-flags.DEFINE_string("workdir", None, "where the cells and the comparison are kept", flag_values=FLAGS)
-
+FLAGS = Flags(BakeoffConfig, example="--config configs/bakeoff.py --workdir runs/bakeoff")
 RESULT = "bakeoff.json"
 SUMMARY_COSTS = ("minutes", "peak_memory_mb")
-
-
-def parse(arguments: list[str]) -> tuple[BakeoffConfig, pathlib.Path]:
-    """Flags to settings.
-
-    Raises:
-      UserError: an unknown flag or field, or a value of the wrong type.
-    """
-    try:
-        rest = FLAGS(arguments)
-    except (flags.Error, KeyError, FileNotFoundError) as error:
-        raise UserError(str(error.args[-1] if isinstance(error, KeyError) else error)) from None
-    if len(rest) > 1:
-        raise UserError(f"unknown argument {rest[1]!r}; settings are given as --config.name=value")
-    if FLAGS.config is None or FLAGS.workdir is None:
-        raise UserError("give --config and --workdir, as in --config configs/bakeoff.py --workdir runs/bakeoff")
-    if not isinstance(FLAGS.config, BakeoffConfig):
-        raise UserError("the config file's get_config() must return a lmindexer_jax.config.BakeoffConfig")
-    return FLAGS.config, pathlib.Path(FLAGS.workdir)
 
 
 def bakeoff(config: BakeoffConfig, workdir: pathlib.Path, *, console: Console) -> int:
@@ -254,13 +229,13 @@ def details(title: str, about: tuple[str, ...], rows: list[Compared], against: s
 
 def main() -> int:
     """Run the cells, compare, show."""
-    config, workdir = parse(sys.argv)
+    config, workdir = FLAGS.parse(sys.argv)
     return bakeoff(config, workdir, console=Console(config.console))
 
 
 def run() -> None:
     """Entry point of the command `lmindexer-bakeoff`."""
-    run_main(main, mode=lambda: FLAGS.config.console if FLAGS.is_parsed() and FLAGS.config else Mode.AUTO)
+    run_main(main, mode=FLAGS.mode)
 
 
 if __name__ == "__main__":

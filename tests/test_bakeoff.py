@@ -18,7 +18,7 @@ from finished import finish, places
 
 from lmindexer_jax import bakeoff as command
 from lmindexer_jax import cells as cells_module
-from lmindexer_jax.bakeoff import bakeoff, parse
+from lmindexer_jax.bakeoff import FLAGS, bakeoff
 from lmindexer_jax.cells import Cell, cells_of, run_cell, run_cells
 from lmindexer_jax.config import BakeoffConfig, Config, flatten
 from lmindexer_jax.console import Console, Mode
@@ -185,7 +185,7 @@ def test_flags(monkeypatch):
     given = ["x", f"--config={ROOT / 'configs' / 'bakeoff.py'}:own", "--workdir=w", "--config.seeds=(5,)", "--config.corpus.path=my.jsonl"]
     given += ["--config.cells.ours.recipe.first.rounds=3"]
     monkeypatch.setattr(sys, "argv", given)
-    config, workdir = parse(given)
+    config, workdir = FLAGS.parse(given)
     assert workdir.name == "w" and config.seeds == (5,) and config.corpus.path == "my.jsonl"
     assert config.cells["ours"].recipe.first.rounds == 3 and config.cells["words"].recipe.first.rounds == 1
     assert command.reference_of(config) == "ours"

@@ -4,12 +4,10 @@ import pathlib
 import sys
 
 import pytest
-from absl import flags
 
-from lmindexer_jax import recommend
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.next_item import Method, check
-from lmindexer_jax.recommend import parse
+from lmindexer_jax.flags import Flags
+from lmindexer_jax.next_item import Method, RecommendConfig, check
 
 # ml_collections loads a config by a deprecated method of the import system.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -22,8 +20,7 @@ def given(monkeypatch):
 
     def parse_all(*arguments):
         monkeypatch.setattr(sys, "argv", ["recommend", *map(str, arguments)])
-        monkeypatch.setattr(recommend, "FLAGS", recommend.define_flags(flags.FlagValues()))
-        return parse(sys.argv)
+        return Flags(RecommendConfig, example="").parse(sys.argv)
 
     return parse_all
 
