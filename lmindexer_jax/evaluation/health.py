@@ -220,7 +220,7 @@ def diagnose_table(
     for number, ami in enumerate(repetition, start=2):
         if ami > limits.most_repetition:
             evidence = f"the code of position {number} follows from the codes before it (AMI {ami:.2f}): it adds little"
-            remedy = "set indexer.pooled_weight above 0 (the prefix mean is then subtracted) or recipe.later.contrast.weight"
+            remedy = "raise recipe.later.contrast.weight (negatives of the same prefix), or indexer.pooled_weight where it is 0"
             found.append(Finding(Mode.REPETITION, "table", evidence, remedy))
     for number, share in enumerate(drift, start=1):
         if share > limits.most_drift:
