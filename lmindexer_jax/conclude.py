@@ -142,7 +142,10 @@ def summarise(config: Config, run: Ended) -> dict:
     if evidence.interactions is not None:
         summary["co_occurrence"] = measures["prefixes"][0]["co_occurrence"]
     if config.baseline and inputs.pooled is not None:
-        rivals = {"baseline": ("the frozen encoder's embeddings", inputs.pooled), "word_baseline": ("averaged word vectors", inputs.lexical)}
+        rivals = {
+            "baseline": ("the frozen encoder's embeddings", inputs.pooled),
+            "word_baseline": ("averaged word vectors", inputs.lexical),
+        }
         for name, (what, vectors) in rivals.items():
             summary[name] = baseline(what, np.asarray(vectors), evidence, sizes=sizes, seed=config.seed)
     return summary
@@ -244,9 +247,9 @@ def show(summary: dict, *, console: Console) -> None:
             for title, name in rivals.items()
             if name in summary
         }
-        rows = [
-            [row["codes"], row["labels"], row["labels_count"], row["ami"], *(base.get((row["codes"], row["labels"])) for base in beside.values())]
-            for row in summary["ami"]
-        ]
+        rows = []
+        for row in summary["ami"]:
+            theirs = (base.get((row["codes"], row["labels"])) for base in beside.values())
+            rows.append([row["codes"], row["labels"], row["labels_count"], row["ami"], *theirs])
         columns = ["codes", "against", "labels", summary["indexer"], *beside]
         console.table("agreement with the categories (AMI)", columns, rows)

@@ -47,7 +47,7 @@ class Config:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     precision: Precision = Precision.AUTO
     seed: int = 0
-    baseline: bool = True  # k-means of the frozen embeddings at the same K, beside the learned codes
+    baseline: bool = True  # residual k-means of embeddings and of word vectors at the same K, beside the learned codes
     interactions: str = ""  # user TAB document ids in time order, for the co-occurrence lift
     checkpoint_seconds: float = 60.0
     console: Mode = Mode.AUTO
