@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.evaluation.agreement import agreement_by_depth
 from lmindexer_jax.evaluation.report import curves, write_report
+from lmindexer_jax.evaluation.table import Evidence, evaluate_table
 
 TOPICS = ("lipstick", "shampoo", "perfume", "sunscreen")
 CODES = np.array([[i % 4, (i // 4) % 5, i % 3] for i in range(120)], np.int32)
@@ -36,7 +36,7 @@ def fill(workdir):
     finding = {"mode": "prefix drift", "stage": "table", "evidence": "codes <moved>", "remedy": "hold them"}
     rows.append({"event": "finding", **finding, "mode": "posterior collapse"})
     labels = [np.array([i % 4 for i in range(120)]), np.array([i % 12 for i in range(120)])]
-    ami = agreement_by_depth(CODES, labels)
+    ami = evaluate_table(CODES, (5, 5, 5), Evidence(labels))["agreement"]
     summary = {
         "findings": [finding],
         "rows": [{"position": t + 1, "codes": 5, "usage": 0.8, "perplexity": 4.0 - t, "bow_gain": 0.5} for t in range(3)],
