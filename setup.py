@@ -66,6 +66,8 @@ setup(
             "lmindexer-recommend = lmindexer_jax.recommend:run",
             "lmindexer-bakeoff = lmindexer_jax.bakeoff:run",
             "lmindexer-baselines = lmindexer_jax.baselines:run",
+            "lmindexer-finetune = lmindexer_jax.finetune:run",
+            "lmindexer-search = lmindexer_jax.search:run",
         ]
     },
 )

@@ -23,7 +23,7 @@ FLOORS = {
     "recipes": 6, "prepare": 6,
     "conclude": 7,
     "run": 8, "finished": 8, "next_item": 8,
-    "main": 9, "index": 9, "evaluate": 9, "explain": 9, "recommend": 9, "baselines": 9, "cells": 9,
+    "main": 9, "index": 9, "evaluate": 9, "explain": 9, "recommend": 9, "baselines": 9, "cells": 9, "finetune": 9, "search": 9,
     "bakeoff": 10,
 }  # fmt: skip
 

@@ -1,0 +1,150 @@
+"""A retriever for a finished run: from a query to the IDs of its documents.
+
+    python -m lmindexer_jax.finetune --workdir runs/mine
+    python -m lmindexer_jax.finetune --workdir runs/mine --queries my_task
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmindexer_jax.config import Config
+from lmindexer_jax.console import Console, Mode, run_main
+from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.relevance import RelevanceConfig, open_task
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.evaluation import ranking
+from lmindexer_jax.files import replacing
+from lmindexer_jax.finished import open_finished
+from lmindexer_jax.indexing import two_stage
+from lmindexer_jax.indexing.assigners import LANGUAGE_MODEL, Assigners, content_hash
+from lmindexer_jax.indexing.two_stage import IndexerKind
+from lmindexer_jax.memory import keep_freed
+from lmindexer_jax.models import presets
+from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, RetrieverFunctions, adopt
+from lmindexer_jax.prepare import language_model_config, open_tokenizer, read_run
+from lmindexer_jax.retrieval import query_pairs, searcher
+from lmindexer_jax.retrieval.build import of_table
+from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, finetune
+from lmindexer_jax.retrieval.lexical import Bm25
+from lmindexer_jax.retrieval.searcher import Searcher
+from lmindexer_jax.retrieval.trie import END
+from lmindexer_jax.training.checkpoint import load_tree
+from lmindexer_jax.training.sharding import make_mesh
+
+SHOWN = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
+SPARE = 8  # documents of the same codes that a retriever has room for at least, so that the table may grow
+
+
+def execute(
+    workdir: pathlib.Path, *, queries: str = "", config: FinetuneConfig | None = None, seed: int = 0, console: Console
+) -> dict:
+    """Train, keep and measure; the same call goes on where a killed one stood.
+
+    Returns:
+      what `summary.json` holds: per retriever the means of Recall, MRR and NDCG over the held-out queries.
+
+    Raises:
+      UserError: no finished run, its corpus has changed, or unfit queries.
+    """
+    config = config or FinetuneConfig()
+    if config.epochs <= 0 or config.batch_size < 1:
+        raise UserError("finetune: give epochs above 0 and a batch size of at least 1")
+    run = open_finished(workdir)
+    corpus, table = run.corpus(), run.table
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_root(run.config.corpus.cache_dir) / "compiled"))
+    if queries:
+        source = {"path": queries} if pathlib.Path(queries).expanduser().is_dir() else {"name": queries}
+        task = open_task(RelevanceConfig(**source, cache_dir=run.config.corpus.cache_dir), corpus.ids().to_pylist())
+        pairs, held = query_pairs.from_task(task, corpus, count=config.pseudo_queries, seed=seed)
+    else:
+        pairs, held = query_pairs.from_documents(corpus, count=config.pseudo_queries, seed=seed)
+    preset = presets.resolve(run.config.language_model.name, pretrained=run.config.language_model.pretrained)
+    tokenizer = open_tokenizer(run.config, preset, corpus, workdir)
+    trie = of_table(table, counters=max(SPARE, 2 * (1 + int(table.counter.max(initial=0)))))
+    described = read_run(workdir)
+    precision = jnp.dtype(described["precision"]) if described else jnp.float32
+    module = Retriever(RetrieverConfig(), language_model_config(preset, tokenizer), trie.sizes, precision)
+    functions = RetrieverFunctions(module)
+    params = adopt(jax.jit(functions.init)(jax.random.key(seed)), learned(run.config, workdir))
+    tokens, mask = searcher.tokenize(tokenizer, pairs.texts, config.max_length)
+    ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
+    console.note(f"{len(pairs.texts):,} pairs of a text and its document; {len(held.texts):,} {held.source}")
+    params = finetune(
+        functions,
+        params,
+        trie,
+        Examples(tokens, mask, ids[pairs.rows]),
+        config=config,
+        directory=workdir / searcher.HOME,
+        mesh=make_mesh(run.config.mesh),
+        seed=seed,
+        console=console,
+        checkpoint_seconds=run.config.checkpoint_seconds,
+        identity=f"{table.digest} {content_hash(params)}",
+    )
+    searcher.save(workdir, functions, params, tokenizer, table=table, max_length=config.max_length)
+    texts = [text for batch in corpus.batches() for text in batch]
+    found = {"bm25": Bm25(texts).search(held.texts, k=10).rows, "retriever": Searcher.load(workdir).rank(held.texts, k=10).rows}
+    means = {name: ranking.means(ranking.evaluate(rows, held.qrels, cutoffs=(1, 10))) for name, rows in found.items()}
+    summary = {"queries": len(held.texts), "source": held.source, "documents": len(table), "pairs": len(pairs.texts), **means}
+    with replacing(workdir / searcher.HOME / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=1))
+    rows = [(name, *(values[metric] for metric in SHOWN)) for name, values in means.items()]
+    console.table(f"{len(held.texts):,} {held.source}, {len(table):,} documents", ("retriever", *SHOWN), rows)
+    return summary
+
+
+def learned(config: Config, workdir: pathlib.Path) -> Params:
+    """What the run has learned: the whole model of its last position, or a two-stage run's language model alone.
+
+    Raises:
+      UserError: a run without a language model.
+    """
+    if config.indexer_kind == IndexerKind.LEARNED:
+        return Assigners(workdir / "assigners").load(len(config.indexer.codebook_sizes) - 1)
+    encoder = workdir / "assigners" / two_stage.ENCODER
+    if not encoder.is_dir():
+        raise UserError(f"{workdir}: made without a language model, and there is none to start from; use a learned run")
+    return {name: part for name, part in load_tree(encoder).items() if name in LANGUAGE_MODEL}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Flags; a wrong one ends the program with exit code 2."""
+    parser = argparse.ArgumentParser(prog="lmindexer-finetune", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
+    parser.add_argument("--queries", default="", help="folder in BEIR's layout, or a name; default: made from the documents")
+    parser.add_argument("--epochs", type=float, default=FinetuneConfig.epochs, help="over the pairs")
+    parser.add_argument("--batch-size", type=int, default=FinetuneConfig.batch_size)
+    parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is: quicker, less good")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Parse, train, measure, show."""
+    flags = parse(sys.argv[1:])
+    console = Console(flags.console)
+    keep_freed()
+    config = FinetuneConfig(epochs=flags.epochs, batch_size=flags.batch_size)
+    if flags.frozen:
+        config = dataclasses.replace(config, language_model=0.0)
+    execute(flags.workdir, queries=flags.queries, config=config, seed=flags.seed, console=console)
+    console.success(f'try: python -m lmindexer_jax.search --workdir {flags.workdir} "a query"')
+
+
+def run() -> None:
+    """Entry point of the command `lmindexer-finetune`."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

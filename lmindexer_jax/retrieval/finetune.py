@@ -1,0 +1,191 @@
+"""Training a retriever: from a text to the ID of its document.
+
+The loss is the cross-entropy of the ID's codes, at every position among the codes that may follow: -log p(document).
+A killed run that is started again ends with the same bits as one that was left alone.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from lmindexer_jax.console import Console
+from lmindexer_jax.data.pipeline import training_batches
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing.journal import Journal
+from lmindexer_jax.indexing.objective import Outcome
+from lmindexer_jax.indexing.recipe import needed
+from lmindexer_jax.models.layers import mask_bias
+from lmindexer_jax.models.retriever import Params, RetrieverFunctions
+from lmindexer_jax.retrieval.children import children_masks
+from lmindexer_jax.retrieval.trie import END, Trie
+from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.loop import train
+from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, paths, split
+from lmindexer_jax.training.sharding import put_batch, tree_shardings
+from lmindexer_jax.training.steps import State, make_step
+
+
+@dataclasses.dataclass
+class FinetuneConfig:
+    """How a retriever is trained."""
+
+    epochs: float = 3.0  # over the pairs
+    batch_size: int = 64
+    max_length: int = 32  # tokens of a query that are read, in training and in search alike
+    pseudo_queries: int = 5  # for each document
+    language_model: float = 0.1  # learning rate of the encoder as a factor; 0 freezes it
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+
+
+def rules(params: Params, config: FinetuneConfig) -> Rules:
+    """Decoder and codebooks move at the full rate, the encoder and its embeddings at a factor of it."""
+    wanted = ((r"(encoder|shared)/.*", config.language_model), (r".*", 1.0))
+    return needed(wanted, paths=tuple(paths(params)))
+
+
+def make_objective(functions: RetrieverFunctions, trie: Trie):
+    """`(params, memory, batch, key) -> (loss, Outcome)` over batches of `tokens`, `mask` (B, L) and `codes` (B, T)."""
+
+    def objective(params: Params, memory: dict, batch: dict, key: PRNGKeyArray) -> tuple[Array, Outcome]:
+        encoder, decoder = jax.random.split(key)
+        encoded = functions.encode(params, batch["tokens"], batch["mask"], key=encoder)
+        logits = functions.logits(params, encoded, batch["mask"], codes=batch["codes"], key=decoder)
+        loss = jnp.mean(-log_probs(logits, trie, batch["codes"]))
+        return loss, Outcome({"loss": loss}, memory, {})
+
+    return objective
+
+
+def log_probs(logits: tuple[Array, ...], trie: Trie, codes: Int[Array, "B T"]) -> Array:
+    """log p(ID) among the IDs of the trie, from teacher-forced logits: (B,)."""
+    total = 0.0
+    for position, (scores, mask) in enumerate(zip(logits, children_masks(trie, codes), strict=True)):
+        column = codes[:, position]
+        target = jnp.where(column == END, trie.sizes[position] - 1, column)
+        chances = jax.nn.log_softmax(scores + mask_bias(mask), axis=-1)
+        total += jnp.take_along_axis(chances, target[:, None], axis=1)[:, 0]
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """P pairs as arrays."""
+
+    tokens: Int[np.ndarray, "P L"]
+    mask: Bool[np.ndarray, "P L"]
+    codes: Int[np.ndarray, "P T"]
+
+    def __len__(self) -> int:
+        """Pairs."""
+        return len(self.tokens)
+
+    def fetch(self, indices: Int[np.ndarray, " B"], _: np.random.Generator) -> dict[str, np.ndarray]:
+        """The arrays of a batch."""
+        return {"tokens": self.tokens[indices], "mask": self.mask[indices], "codes": self.codes[indices]}
+
+    def digest(self) -> str:
+        """Hash of all of them."""
+        found = hashlib.sha256()
+        for array in (self.tokens, self.mask, self.codes):
+            found.update(np.ascontiguousarray(array))
+        return found.hexdigest()
+
+
+def finetune(
+    functions: RetrieverFunctions,
+    params: Params,
+    trie: Trie,
+    examples: Examples,
+    *,
+    config: FinetuneConfig,
+    directory: pathlib.Path,
+    mesh: Any,
+    seed: int,
+    console: Console,
+    checkpoint_seconds: float,
+    identity: str,
+) -> Params:
+    """Train, or go on from the newest checkpoint in `directory`, which also gets the journal.
+
+    Args:
+      params: where training starts.
+      identity: whatever else determines the result; with the settings and pairs it binds the checkpoints.
+
+    Returns:
+      the trained parameters.
+
+    Raises:
+      UserError: the checkpoints belong to other settings, or none can be read.
+    """
+    steps = max(1, round(config.epochs * len(examples) / config.batch_size))
+    moving_rules = rules(params, config)
+    optimiser = make_optimiser(config.optim, moving_rules, params, steps=steps)
+    state = State(params, optimiser.init(split(params, moving_rules)[0]), {}, jnp.zeros((), jnp.int32))
+    state = jax.device_put(state, tree_shardings(state, mesh))
+    settings = json.dumps([dataclasses.asdict(config), examples.digest(), seed, identity], sort_keys=True)
+    fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    order_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x52))
+    order = int(jax.random.randint(order_key, (), 0, 2**31 - 1))
+    data = training_batches(
+        examples.fetch, documents=len(examples), batch_size=config.batch_size, seed=order, steps=steps,
+        process=jax.process_index(), processes=jax.process_count(),
+    )  # fmt: skip
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as opened:
+        checkpoints = opened.enter_context(Checkpoints(directory / "checkpoints"))
+        state = _restore(checkpoints, state, fingerprint, console)
+        begin = int(state.step)
+        journal = Journal(directory, resume_at=begin)
+        opened.callback(journal.close)
+        progress = opened.enter_context(console.progress("finetune", total=steps, start=begin))
+        saved = [time.monotonic()]
+
+        def before(taken: int, state: State) -> None:
+            due = time.monotonic() - saved[0] >= checkpoint_seconds
+            if taken > begin and (due or taken == steps):
+                checkpoints.save(taken, state._asdict(), meta={"fingerprint": fingerprint})
+                saved[0] = time.monotonic()
+
+        def record(taken: int, metrics: dict) -> None:
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            journal.write(taken, {"stage": "finetune", "step": taken, "steps": steps, **values})
+            progress.advance(1, loss=values["loss"])
+
+        state = train(
+            state,
+            step=make_step(make_objective(functions, jax.device_put(trie)), optimiser, moving_rules),
+            batches=(put_batch(data[number], mesh) for number in range(begin, steps)),
+            key=train_key,
+            start=begin,
+            steps=steps,
+            before=before,
+            record=record,
+        )
+    return state.params
+
+
+def _restore(checkpoints: Checkpoints, state: State, fingerprint: str, console: Console) -> State:
+    """The newest whole checkpoint, or the fresh state where there is none."""
+    for step in reversed(checkpoints.steps()):
+        try:
+            if checkpoints.meta(step)["fingerprint"] != fingerprint:
+                where = checkpoints.directory
+                raise UserError(f"{where}: from other settings, queries or documents; remove the folder to train afresh")
+            found, _ = checkpoints.restore(step, state._asdict())
+        except DamagedCheckpoint as damage:
+            console.warn(f"{damage}; trying the checkpoint before it")
+            continue
+        console.note(f"resuming at step {step}")
+        return State(**found)
+    if checkpoints.steps():
+        raise UserError(f"{checkpoints.directory}: no checkpoint can be read; remove the folder to train afresh")
+    return state

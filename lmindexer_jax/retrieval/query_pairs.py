@@ -1,0 +1,98 @@
+"""What a retriever learns from: pairs of a text and the document that it should find, and queries held out of them."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from lmindexer_jax.data.corpus import Corpus
+from lmindexer_jax.data.pseudo_queries import pseudo_queries
+from lmindexer_jax.data.qrels import Qrels, one_each
+from lmindexer_jax.data.relevance import Queries, RetrievalTask
+from lmindexer_jax.errors import UserError
+
+HELD_OUT = ("test", "validation", "dev")  # splits to measure on, in order of preference
+MOST_HELD_OUT = 1000  # documents
+SUMMARY = "summary"  # a column of one-line descriptions, where the corpus keeps one
+
+
+class Pairs(NamedTuple):
+    """P texts, and for each the row of its document."""
+
+    texts: list[str]
+    rows: Int[np.ndarray, " P"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Queries that training does not see, and their judgements."""
+
+    texts: list[str]
+    qrels: Qrels
+    source: str  # in words, for the closing table
+
+
+def from_documents(corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, Held]:
+    """Pairs from the documents alone: each one's text, its pseudo-queries and its summary where there is one.
+
+    A tenth of the documents, at most 1,000, give their summary, or a pseudo-query, to be held out. No training text of such
+    a document contains that query or is contained in it; the other texts of the document stay.
+
+    Args:
+      count: pseudo-queries for each document.
+      seed: of the pseudo-queries and of who is held out.
+    """
+    order = np.random.default_rng(seed).permutation(len(corpus))
+    chosen = set(order[: min(-(-len(corpus) // 10), MOST_HELD_OUT)].tolist())
+    summaries = corpus.field(SUMMARY).to_pylist() if SUMMARY in corpus.fields else [""] * len(corpus)
+    texts, rows, held, held_rows = [], [], [], []
+    for row, summary in enumerate(summaries):
+        text = corpus.text(row)
+        own = ([summary] if summary else []) + pseudo_queries(text, seed=seed, count=count)
+        if row in chosen and own:
+            held.append(own[0])
+            held_rows.append(row)
+            own = [each for each in (*own[1:], text) if not _overlap(each, own[0])]
+        else:
+            own.append(text)
+        texts += own
+        rows += [row] * len(own)
+    if not held:
+        raise UserError("the documents are too short to make queries of; give some by --queries")
+    source = "held-out summaries" if SUMMARY in corpus.fields else "held-out pseudo-queries"
+    return Pairs(texts, np.asarray(rows, np.int64)), Held(held, one_each(np.asarray(held_rows)), source)
+
+
+def from_task(task: RetrievalTask, corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, Held]:
+    """Pairs from a task's training queries, beside every document's text and pseudo-queries; its test queries held out.
+
+    Raises:
+      UserError: the task has no split to measure on, or no query of it has an answer.
+    """
+    name = next((name for name in HELD_OUT if name in task.splits), None)
+    if name is None:
+        raise UserError(f"no split to measure on among {', '.join(task.splits)}; call one of them {' or '.join(HELD_OUT)}")
+    queries = task.split(name).answerable()
+    if not len(queries):
+        raise UserError(f"no query of split {name!r} has a relevant document")
+    texts, rows = [], []
+    for row in range(len(corpus)):
+        own = [corpus.text(row), *pseudo_queries(corpus.text(row), seed=seed, count=count)]
+        texts += own
+        rows += [row] * len(own)
+    asked = _asked(task.splits["train"], set(queries.texts)) if "train" in task.splits else Pairs([], np.zeros(0, np.int64))
+    pairs = Pairs(texts + asked.texts, np.concatenate([np.asarray(rows, np.int64), asked.rows]))
+    return pairs, Held(queries.texts, queries.qrels, f"queries of split {name}")
+
+
+def _asked(queries: Queries, held: set[str]) -> Pairs:
+    """Training queries with each of their relevant documents, but for those that are held out too."""
+    qrels = queries.qrels
+    places = [place for place in np.flatnonzero(qrels.grades > 0) if queries.texts[qrels.query[place]] not in held]
+    return Pairs([queries.texts[q] for q in qrels.query[places]], qrels.rows[places]) if places else Pairs([], np.zeros(0, np.int64))
+
+
+def _overlap(one: str, other: str) -> bool:
+    one, other = (" ".join(text.casefold().split()).rstrip(".") for text in (one, other))
+    return one in other or other in one

@@ -1,0 +1,92 @@
+"""From a finished run to answers: a retriever learns, resumes to the bit, and finds documents that came later."""
+
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from lmindexer_jax import search as command
+from lmindexer_jax.console import Console, Mode
+from lmindexer_jax.data.documents import CorpusConfig
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.finetune import execute
+from lmindexer_jax.index import index
+from lmindexer_jax.retrieval.finetune import FinetuneConfig
+from lmindexer_jax.retrieval.searcher import Searcher
+from lmindexer_jax.run import execute as learn
+from lmindexer_jax.training.checkpoint import load_tree
+
+CONFIG = FinetuneConfig(epochs=30, batch_size=32, max_length=16, language_model=1.0)
+QUIET = Console(Mode.QUIET)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("search")
+    runs.write_corpus(home / "corpus.jsonl", documents=60)
+    config = runs.ours(home / "corpus.jsonl", home / "cache")
+    config.checkpoint_seconds = 0.5
+    learn(config, home / "run", console=QUIET)
+    shutil.copytree(home / "run", home / "untouched")
+    return home
+
+
+@pytest.fixture(scope="module")
+def summary(home):
+    return execute(home / "run", config=CONFIG, console=QUIET)
+
+
+@pytest.mark.slow
+def test_it_learns_and_never_returns_a_document_twice(home, summary):
+    assert summary["queries"] == 6
+    assert summary["retriever"]["recall@10"] >= 0.5, "chance is 10 in 60"
+    searcher = Searcher.load(home / "run")
+    texts = searcher.corpus.texts(range(60))
+    found = searcher.search(texts, k=25)
+    names = [[hit.document for hit in hits] for hits in found]
+    assert all(len(set(row)) == len(row) == 25 for row in names)
+    assert set(sum(names, [])) <= set(searcher.table.ids.to_pylist())
+    first = [row[0] for row in names]
+    assert np.mean([a == b for a, b in zip(first, searcher.table.ids.to_pylist())]) > 0.5, "chance is 1 in 60"
+    assert all(hit.full_id == searcher.table.id_of(hit.document) for hit in found[0])
+    alone = searcher.search(texts[:1], k=25)[0]
+    np.testing.assert_allclose([hit.log_prob for hit in alone], [hit.log_prob for hit in found[0]], atol=1e-4)
+    assert len(searcher.search(["t0w1"], k=100)[0]) == 60, "all there are"
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_with_the_same_bits(home, summary):
+    with pytest.raises(runs.Killed):
+        execute(home / "untouched", config=CONFIG, console=runs.Mortal(40, "finetune"))
+    with pytest.raises(UserError, match="no retriever yet"):
+        Searcher.load(home / "untouched")
+    assert execute(home / "untouched", config=CONFIG, console=QUIET) == summary
+    whole, resumed = (load_tree(home / name / "retriever" / "params") for name in ("run", "untouched"))
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    with pytest.raises(UserError, match="other settings"):
+        execute(home / "untouched", config=FinetuneConfig(epochs=1), console=QUIET)
+
+
+@pytest.mark.slow
+def test_a_document_that_was_added_is_found(home, summary, monkeypatch, capsys):
+    grown = home / "grown"
+    shutil.copytree(home / "run", grown)
+    line = json.loads((home / "corpus.jsonl").read_text().splitlines()[7])
+    (home / "new.jsonl").write_text(json.dumps(line | {"id": "new"}) + "\n")
+    _, table = index(grown, CorpusConfig(path=str(home / "new.jsonl"), cache_dir=str(home / "cache")), console=QUIET)
+    table.save(grown / "ids")
+    monkeypatch.setattr(sys, "argv", ["search", "--workdir", str(grown), "-k", "61", "--json", line["text"]])
+    command.main()
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert len(hits) == 61 and "new" in [hit["document"] for hit in hits]
+
+
+def test_no_run_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="let the run finish first"):
+        Searcher.load(tmp_path)
+    with pytest.raises(UserError, match="let the run finish first"):
+        execute(tmp_path, console=QUIET)
