@@ -11,7 +11,7 @@ time order. Variants are `ours-a`, `ours-b`, `published-a`, `published-b`:
 
 `published` here keeps the losses, the estimator, the hints and the order of stages of the published recipe, and leaves
 out what two CPU cores cannot carry: the encoder is frozen, the head has only the words that the corpus uses, and the
-epochs a stage are few (30 of the whole model take about two days). configs/published.py is the recipe undiminished.
+epochs a stage are few (30 of the whole model would take about two days, by estimate). configs/published.py is the recipe undiminished.
 docs/results/beauty.json holds what was measured.
 """
 
