@@ -37,6 +37,8 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer):
         backend.no_padding()
         backend.no_truncation()
+        if not isinstance(backend.model, models.Unigram):  # to which the names of special tokens are pieces of text anyway
+            backend.encode_special_tokens = True  # "</s>" in a document is text like any other, and ends nothing
         self.backend = backend
         self.pad_id = _find(backend, _PAD)
         self.eos_id = _find(backend, _EOS)
