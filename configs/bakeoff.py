@@ -4,7 +4,8 @@
     python -m lmindexer_jax.bakeoff --config configs/bakeoff.py:own --config.corpus.path=my.jsonl --workdir runs/mine
 
 The first is on python_docs (K = 64, T = 3), the second on your own corpus (K = 256); `:tiny` shrinks the first to a look at
-the whole way. Any field of any cell can be set, `--config.cells.ours.indexer.lexical_weight=0`; more or fewer seeds by
+the whole way. `:beauty-a` and `:beauty-b` are Amazon Beauty with the texts of configs/beauty.py, and take the same two files,
+`--config.corpus.path=items.jsonl --config.interactions=sequences.tsv`; `:icd10cm` is the corpus of a true tree. Any field of any cell can be set, `--config.cells.ours.indexer.lexical_weight=0`; more or fewer seeds by
 `--config.seeds="(0,1,2)"`.
 
     ours           the project's recipe
@@ -18,15 +19,18 @@ the whole way. Any field of any cell can be set, `--config.cells.ours.indexer.le
 from lmindexer_jax.config import BakeoffConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.vectors import VectorSource
-from lmindexer_jax.recipes import few_epochs, ours, published, two_stage
+from lmindexer_jax.recipes import beauty, few_epochs, ours, published, two_stage
 
-SIZES = {"": (64, 64, 64), "own": (256, 256, 256), "tiny": (16, 16, 16)}
+CORPORA = {"": "python_docs", "tiny": "python_docs", "icd10cm": "icd10cm"}
+LENGTHS = {"": 96, "icd10cm": 32}
+BEAUTY = {"beauty-a": "a", "beauty-b": "b"}
+VARIANTS = (*CORPORA, *BEAUTY, "own")
 
 
 def get_config(variant: str = "") -> BakeoffConfig:
-    """`own` leaves the corpus to be given; `tiny` shrinks documents and models."""
-    if variant not in SIZES:
-        raise UserError(f"configs/bakeoff.py:{variant}: variants are own and tiny")
+    """The eight cells on the corpus that the variant names."""
+    if variant not in VARIANTS:
+        raise UserError(f"configs/bakeoff.py:{variant}: variants are {', '.join(VARIANTS[1:])}")
     tiny = "tiny" if variant == "tiny" else ""
     cells = {"ours": ours(tiny), "published": few_epochs(published(tiny))}
     cells |= {kind: two_stage(f"{kind}-{tiny}") for kind in ("residual", "hierarchical", "product", "rqvae")}
@@ -34,11 +38,13 @@ def get_config(variant: str = "") -> BakeoffConfig:
     cells["words"].two_stage.vectors.source = VectorSource.WORDS
     config = BakeoffConfig(cells=cells)
     for cell in cells.values():
-        cell.indexer.codebook_sizes = SIZES[variant]
-        if variant == "":
-            cell.language_model.max_length = 96
-    if variant != "own":
-        config.corpus.name = "python_docs"
+        cell.indexer.codebook_sizes = (64 if variant == "" else 16 if tiny else 256,) * 3
+        if variant in LENGTHS:
+            cell.language_model.max_length = LENGTHS[variant]
+        if variant in BEAUTY:
+            config.corpus = beauty(cell, BEAUTY[variant]).corpus
+    if variant in CORPORA:
+        config.corpus.name = CORPORA[variant]
     if tiny:
         config.corpus.max_documents, config.replicates = 400, 100
     return config

@@ -17,22 +17,13 @@ docs/results/beauty.json holds what was measured.
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.recipes import few_epochs, ours, published
-
-TEXTS = {
-    "a": ("{title} {brand}", 34),
-    "b": ("title: {title}, brand: {brand}, category: {path}", 50),
-}
+from lmindexer_jax.recipes import BEAUTY_TEXTS, beauty, few_epochs, ours, published
 
 
 def get_config(variant: str = "ours-b") -> Config:
     """`<recipe>-<text>`, or `tiny`."""
     size = "tiny" if variant == "tiny" else ""
     recipe, _, text = ("ours-b" if variant in ("", "tiny") else variant).partition("-")
-    if recipe not in ("ours", "published") or text not in TEXTS:
+    if recipe not in ("ours", "published") or text not in BEAUTY_TEXTS:
         raise UserError(f"configs/beauty.py:{variant}: variants are ours-a, ours-b, published-a, published-b and tiny")
-    config = ours(size) if recipe == "ours" else few_epochs(published(size))
-    config.corpus.template, config.language_model.max_length = TEXTS[text]
-    config.corpus.id_field = "item_id"
-    config.indexer.codebook_sizes = (256, 256, 256)
-    return config
+    return beauty(ours(size) if recipe == "ours" else few_epochs(published(size)), text)

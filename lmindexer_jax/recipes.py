@@ -28,6 +28,10 @@ from lmindexer_jax.models.quantiser import Choice, Estimator, QuantiserConfig, S
 from lmindexer_jax.models.reconstructor import Head, ReconstructorConfig, ReconstructorKind
 
 PUBLISHED_EPOCHS = 30.0
+BEAUTY_TEXTS = {  # template, and the tokens that hold nearly every item whole
+    "a": ("{title} {brand}", 34),
+    "b": ("title: {title}, brand: {brand}, category: {path}", 50),
+}
 
 
 def ours(variant: str = "") -> Config:
@@ -93,6 +97,14 @@ def few_epochs(config: Config) -> Config:
     for position, epochs in ((config.recipe.first, 2.0), (config.recipe.later, 1.0)):
         position.rates.language_model = 0.0
         position.continuous_epochs = position.quantised_epochs = epochs
+    return config
+
+
+def beauty(config: Config, text: str) -> Config:
+    """The settings that Amazon Beauty asks for with text `a` or `b`, put into a config; K = 256, T = 3."""
+    config.corpus.template, config.language_model.max_length = BEAUTY_TEXTS[text]
+    config.corpus.id_field = "item_id"
+    config.indexer.codebook_sizes = (256, 256, 256)
     return config
 
 

@@ -45,13 +45,13 @@ def plannable(config):
 
 def test_cells_of_the_bakeoff_differ_in_the_indexer_alone(tmp_path):
     path = next(path for path in CONFIGS if path.stem == "bakeoff")
-    for variant in ("", "own", "tiny"):
+    for variant in ("", "own", "tiny", "beauty-a", "icd10cm"):
         cells = cells_of(load(path, variant), tmp_path)
         same = {(cell.config.indexer.codebook_sizes, str(cell.config.language_model), str(cell.config.corpus)) for cell in cells}
         assert len(same) == 1 and len({cell.workdir for cell in cells}) == len(cells) == 16
         kinds = {cell.config.indexer_kind for cell in cells}
         assert kinds == {kind for kind in IndexerKind if kind != IndexerKind.ATOMIC}
-    with pytest.raises(UserError, match="own and tiny"):
+    with pytest.raises(UserError, match="beauty-b, own"):
         load(path, "small")
 
 
