@@ -82,8 +82,8 @@ def ours(functions: RetrieverFunctions, params: dict, trie: Trie, *, batch: int)
     tokens, mask = jnp.asarray(sources(batch)), jnp.ones((batch, SOURCE), bool)
 
     def cached(params):
-        encoded = functions.encode(params, tokens, mask)
-        return functools.partial(functions.step, params), functions.start_cache(params, encoded, mask, beams=BEAMS)
+        read = functions.encode(params, tokens, mask)
+        return functools.partial(functions.step, params), functions.start_search(params, read, beams=BEAMS)
 
     @jax.jit
     def constrained(params, trie):
@@ -116,8 +116,8 @@ def training(functions: RetrieverFunctions, params: dict, trie: Trie, ids: np.nd
 
     def loss(params, key):
         first, second = jax.random.split(key)
-        encoded = functions.encode(params, tokens, mask, key=first)
-        logits = functions.logits(params, encoded, mask, codes=codes, key=second)
+        read = functions.encode(params, tokens, mask, key=first)
+        logits = functions.logits(params, read, codes=codes, key=second)
         total = 0.0
         for t, allowed in enumerate(children_masks(trie, codes)):
             masked = jnp.where(allowed, logits[t], -1e9)

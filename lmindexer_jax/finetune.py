@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,9 @@ from lmindexer_jax.retrieval.build import of_table
 from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, finetune
 from lmindexer_jax.retrieval.lexical import Bm25
 from lmindexer_jax.retrieval.searcher import Searcher
+from lmindexer_jax.retrieval.settle import settle
+from lmindexer_jax.retrieval.query_pairs import Held
+from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import END
 from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.training.sharding import make_mesh
@@ -48,7 +52,8 @@ def execute(
     """Train, keep and measure; the same call goes on where a killed one stood.
 
     Returns:
-      what `summary.json` holds: per retriever the means of Recall, MRR and NDCG over the held-out queries.
+      what `summary.json` holds: `held_out`, for each kind of held-out queries and each retriever the means of Recall, MRR
+      and NDCG, and how many queries, documents and pairs there were.
 
     Raises:
       UserError: no finished run, its corpus has changed, or unfit queries.
@@ -71,12 +76,14 @@ def execute(
     trie = of_table(table, counters=max(SPARE, 2 * (1 + int(table.counter.max(initial=0)))))
     described = read_run(workdir)
     precision = jnp.dtype(described["precision"]) if described else jnp.float32
-    module = Retriever(RetrieverConfig(), language_model_config(preset, tokenizer), trie.sizes, precision)
+    module = Retriever(RetrieverConfig(gist=config.gist), language_model_config(preset, tokenizer), trie.sizes, precision)
     functions = RetrieverFunctions(module)
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), learned(run.config, workdir))
     tokens, mask = searcher.tokenize(tokenizer, pairs.texts, config.max_length)
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
-    console.note(f"{len(pairs.texts):,} pairs of a text and its document; {len(held.texts):,} {held.source}")
+    if config.gist:
+        params = settle(functions, params, tokens, mask, ids[pairs.rows])
+    console.note(f"{len(pairs.texts):,} pairs of a text and a document that it should find")
     params = finetune(
         functions,
         params,
@@ -91,15 +98,26 @@ def execute(
         identity=f"{table.digest} {content_hash(params)}",
     )
     searcher.save(workdir, functions, params, tokenizer, table=table, max_length=config.max_length)
-    texts = [text for batch in corpus.batches() for text in batch]
-    found = {"bm25": Bm25(texts).search(held.texts, k=10).rows, "retriever": Searcher.load(workdir).rank(held.texts, k=10).rows}
-    means = {name: ranking.means(ranking.evaluate(rows, held.qrels, cutoffs=(1, 10))) for name, rows in found.items()}
-    summary = {"queries": len(held.texts), "source": held.source, "documents": len(table), "pairs": len(pairs.texts), **means}
+    retrievers = {"bm25": Bm25([text for batch in corpus.batches() for text in batch]).search, "retriever": Searcher.load(workdir).rank}
+    measured = {each.source: measure(retrievers, each) for each in held}
+    summary = {"documents": len(table), "pairs": len(pairs.texts), "queries": {each.source: len(each.texts) for each in held}}
     with replacing(workdir / searcher.HOME / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=1))
-    rows = [(name, *(values[metric] for metric in SHOWN)) for name, values in means.items()]
-    console.table(f"{len(held.texts):,} {held.source}, {len(table):,} documents", ("retriever", *SHOWN), rows)
-    return summary
+        path.write_text(json.dumps(summary | {"held_out": measured}, indent=1))
+    for source, means in measured.items():
+        rows = [(name, *(values[metric] for metric in SHOWN)) for name, values in means.items()]
+        console.table(f"{summary['queries'][source]:,} {source}, {len(table):,} documents", ("retriever", *SHOWN), rows)
+    return summary | {"held_out": measured}
+
+
+def measure(retrievers: dict[str, Callable[..., Ranked]], held: Held) -> dict[str, dict[str, float]]:
+    """Means over held-out queries, by retriever; a document that asks is taken out of its own answers."""
+    means = {}
+    for name, search in retrievers.items():
+        rows = search(held.texts, k=10 + (held.without is not None)).rows
+        if held.without is not None:
+            rows = np.where(rows == held.without[:, None], -1, rows)  # which takes no rank
+        means[name] = ranking.means(ranking.evaluate(rows, held.qrels, cutoffs=(1, 10)))
+    return means
 
 
 def learned(config: Config, workdir: pathlib.Path) -> Params:

@@ -4,9 +4,17 @@ Its parameters carry the names of the indexer's, so that `adopt` can start it fr
 decoder, and codebook t in two roles, as what the decoder reads once a code is chosen and as the output embedding that
 chooses it (tied, scaled by width**-0.5 as the head of T5 v1.0). Beside the K codes a codebook may hold a row for the
 end of a shorter ID, and a counter position is a codebook like any other.
+
+As the indexer compares a document's vector with the codes, so can the retriever the query's: with `gist`
+
+    logits_t = codebook_t (width**-0.5 hidden_t + gain_t (gist - centre - sum over s < t of explained_s codebook_s[c_s]))
+
+where the gist is the unit mean of the encoder's states, and what the codes so far explain is taken out of it.
+`retrieval.settle` puts rows, centre and scales where the documents' own texts are.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from lmindexer_jax.models import decoding
 from lmindexer_jax.models.bert import BertConfig, BertEncoder
 from lmindexer_jax.models.decoding import Cache
-from lmindexer_jax.models.indexer import small_decoder
+from lmindexer_jax.models.indexer import pool, small_decoder
 from lmindexer_jax.models.layers import Embedding
 from lmindexer_jax.models.t5 import T5Config, T5Decoder, T5Encoder
 
@@ -28,6 +36,28 @@ class RetrieverConfig:
     """What the language model gets in addition."""
 
     decoder_layers: int = 2  # of the small decoder on an encoder-only language model
+    gist: bool = False  # codes are compared with the query's gist too; else the decoder alone chooses them
+
+
+class Read(NamedTuple):
+    """A batch of queries as the encoder has read them.
+
+    Attributes:
+      states: contextual vectors of the tokens; those at masked positions mean nothing.
+      mask: which tokens are real.
+      gist: one vector of the whole query.
+    """
+
+    states: Float[Array, "B L D"]
+    mask: Bool[Array, "B L"]
+    gist: Float[Array, "B D"]
+
+
+class Search(NamedTuple):
+    """What a search remembers from step to step: the decoder's cache, and the gist of its queries."""
+
+    cache: Cache
+    gist: Float[Array, "B D"]
 
 
 class Retriever(nn.Module):
@@ -53,63 +83,69 @@ class Retriever(nn.Module):
             self.param(f"codebook_{t}", nn.initializers.normal(1.0), (size, decoder.d_model))
             for t, size in enumerate(self.sizes)
         ]
+        if self.config.gist:
+            positions = len(self.sizes)
+            self.centre = self.param("centre", nn.initializers.zeros, (decoder.d_model,))
+            self.gain = self.param("gain", nn.initializers.zeros, (positions,))
+            self.explained = self.param("explained", nn.initializers.zeros, (positions - 1,))
 
-    def encode(
-        self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, deterministic: bool = True
-    ) -> Float[Array, "B L D"]:
-        """Contextual vectors of the tokens."""
+    def encode(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, deterministic: bool = True) -> Read:
+        """What the encoder makes of queries."""
         inputs = self.shared(tokens) if isinstance(self.language_model, T5Config) else tokens
-        return self.encoder(inputs, mask, deterministic=deterministic)
+        states = self.encoder(inputs, mask, deterministic=deterministic)
+        return Read(states, mask, pool(states, mask))
 
-    def logits(
-        self,
-        encoded: Float[Array, "B L D"],
-        mask: Bool[Array, "B L"],
-        codes: Int[Array, "B T"],
-        *,
-        deterministic: bool = True,
-    ) -> tuple[Float[Array, "B K"], ...]:
+    def logits(self, read: Read, codes: Int[Array, "B T"], *, deterministic: bool = True) -> tuple[Float[Array, "B K"], ...]:
         """Teacher-forced logits of every position."""
-        read = [jnp.broadcast_to(self._start(), (len(codes), self._start().shape[0]))]
-        read += [self._read(t, codes[:, t]) for t in range(len(self.sizes) - 1)]
-        hidden = self.decoder(jnp.stack(read, axis=1), encoded, mask, deterministic=deterministic)
-        return tuple(self._head(t, hidden[:, t]) for t in range(len(self.sizes)))
+        positions = len(self.sizes)
+        embedded = [jnp.broadcast_to(self._start(), (len(codes), self._start().shape[0]))]
+        embedded += [self._embed(t, codes[:, t]) for t in range(positions - 1)]
+        hidden = self.decoder(jnp.stack(embedded, axis=1), read.states, read.mask, deterministic=deterministic)
+        return tuple(self._head(hidden[:, t], read.gist, codes[:, :t]) for t in range(positions))
 
-    def start_cache(self, encoded: Float[Array, "B L D"], mask: Bool[Array, "B L"], beams: int) -> Cache:
+    def start_search(self, read: Read, beams: int) -> Search:
         """What a search over `beams` beams starts with."""
-        return decoding.start(self.decoder, encoded, mask, queries=1 + (len(self.sizes) - 1) * beams)
+        queries = 1 + (len(self.sizes) - 1) * beams
+        return Search(decoding.start(self.decoder, read.states, read.mask, queries=queries), read.gist)
 
     def step(
-        self, cache: Cache, codes: Int[Array, "B X t"], parents: Int[Array, "B X"]
-    ) -> tuple[Float[Array, "B X K"], Cache]:
+        self, search: Search, codes: Int[Array, "B X t"], parents: Int[Array, "B X"]
+    ) -> tuple[Float[Array, "B X K"], Search]:
         """Logits of position t after the codes so far."""
         position = codes.shape[-1]
         if position:
-            embedded = self._read(position - 1, codes[..., -1])
+            embedded = self._embed(position - 1, codes[..., -1])
         else:
             embedded = jnp.broadcast_to(self._start(), (*parents.shape, self._start().shape[0]))
-        hidden, cache = decoding.step(self.decoder, cache, embedded, parents)
-        return self._head(position, hidden), cache
+        hidden, cache = decoding.step(self.decoder, search.cache, embedded, parents)
+        return self._head(hidden, search.gist[:, None], codes), search._replace(cache=cache)
 
     def __call__(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> tuple[Float[Array, "B K"], ...]:
         """Touch every parameter once (initialisation)."""
         codes = jnp.zeros((len(tokens), len(self.sizes)), jnp.int32)
-        return self.logits(self.encode(tokens, mask), mask, codes)
+        return self.logits(self.encode(tokens, mask), codes)
 
     def _start(self) -> Float[Array, " D"]:
         if isinstance(self.language_model, T5Config):
             return self.shared.embedding[self.language_model.decoder_start_token_id]
         return self.start
 
-    def _read(self, position: int, codes: Int[Array, "*S"]) -> Float[Array, "*S D"]:
+    def _embed(self, position: int, codes: Int[Array, "*S"]) -> Float[Array, "*S D"]:
         """What the decoder reads for a code; behind the end of an ID (-1), the end marker."""
         codes = jnp.where(codes < 0, self.sizes[position] - 1, codes)
         return jnp.take(self.codebooks[position], codes, axis=0)
 
-    def _head(self, position: int, hidden: Float[Array, "*S D"]) -> Float[Array, "*S K"]:
-        """float32 scores of every code of a position."""
+    def _head(self, hidden: Float[Array, "*S D"], gist: Float[Array, "*S D"], codes: Int[Array, "*S t"]) -> Float[Array, "*S K"]:
+        """float32 scores of every code of position t after the codes so far."""
+        position = codes.shape[-1]
+        asked = hidden * hidden.shape[-1] ** -0.5
+        if self.config.gist:
+            rest = gist - jnp.expand_dims(self.centre, tuple(range(gist.ndim - 1)))
+            for s in range(position):
+                rest = rest - self.explained[s] * self._embed(s, codes[..., s])
+            asked = asked + self.gain[position] * rest
         rows = self.codebooks[position].astype(self.dtype)
-        flat = (hidden * hidden.shape[-1] ** -0.5).reshape(-1, hidden.shape[-1]).astype(self.dtype)
+        flat = asked.reshape(-1, asked.shape[-1]).astype(self.dtype)
         return jnp.matmul(flat, rows.T, preferred_element_type=jnp.float32).reshape(*hidden.shape[:-1], -1)
 
 
@@ -128,18 +164,12 @@ class RetrieverFunctions:
 
     def encode(
         self, params: Params, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "B L D"]:
-        """Contextual vectors of the tokens; those at masked positions mean nothing."""
+    ) -> Read:
+        """What the encoder makes of queries."""
         return self._apply("encode", params, tokens, mask, deterministic=key is None, rngs=_rngs(key))
 
     def logits(
-        self,
-        params: Params,
-        encoded: Float[Array, "B L D"],
-        mask: Bool[Array, "B L"],
-        *,
-        codes: Int[Array, "B T"],
-        key: PRNGKeyArray | None = None,
+        self, params: Params, read: Read, *, codes: Int[Array, "B T"], key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "B K"], ...]:
         """Teacher-forced logits: those of position t follow from codes 1..t-1; K differs by position.
 
@@ -148,17 +178,17 @@ class RetrieverFunctions:
         Args:
           codes: whole IDs; -1 behind the end of a shorter one.
         """
-        return self._apply("logits", params, encoded, mask, codes, deterministic=key is None, rngs=_rngs(key))
+        return self._apply("logits", params, read, codes, deterministic=key is None, rngs=_rngs(key))
 
-    def start_cache(self, params: Params, encoded: Float[Array, "B L D"], mask: Bool[Array, "B L"], *, beams: int) -> Cache:
-        """The cache of a search that has not read anything; `beams` only tells what to compute ahead."""
-        return self._apply("start_cache", params, encoded, mask, beams)
+    def start_search(self, params: Params, read: Read, *, beams: int) -> Search:
+        """The memory of a search that has not chosen any code; `beams` only tells what to compute ahead."""
+        return self._apply("start_search", params, read, beams)
 
     def step(
-        self, params: Params, cache: Cache, codes: Int[Array, "B X t"], parents: Int[Array, "B X"]
-    ) -> tuple[Float[Array, "B X K"], Cache]:
+        self, params: Params, search: Search, codes: Int[Array, "B X t"], parents: Int[Array, "B X"]
+    ) -> tuple[Float[Array, "B X K"], Search]:
         """The step function of `retrieval.beam`, once the parameters are given: `functools.partial(step, params)`."""
-        return self._apply("step", params, cache, codes, parents)
+        return self._apply("step", params, search, codes, parents)
 
 
 def _rngs(key: PRNGKeyArray | None) -> dict[str, PRNGKeyArray]:

@@ -43,6 +43,7 @@ class FinetuneConfig:
     max_length: int = 32  # tokens of a query that are read, in training and in search alike
     pseudo_queries: int = 5  # for each document
     language_model: float = 0.1  # learning rate of the encoder as a factor; 0 freezes it
+    gist: bool = True  # see models/retriever.py
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
 
@@ -57,8 +58,8 @@ def make_objective(functions: RetrieverFunctions, trie: Trie):
 
     def objective(params: Params, memory: dict, batch: dict, key: PRNGKeyArray) -> tuple[Array, Outcome]:
         encoder, decoder = jax.random.split(key)
-        encoded = functions.encode(params, batch["tokens"], batch["mask"], key=encoder)
-        logits = functions.logits(params, encoded, batch["mask"], codes=batch["codes"], key=decoder)
+        read = functions.encode(params, batch["tokens"], batch["mask"], key=encoder)
+        logits = functions.logits(params, read, codes=batch["codes"], key=decoder)
         loss = jnp.mean(-log_probs(logits, trie, batch["codes"]))
         return loss, Outcome({"loss": loss}, memory, {})
 

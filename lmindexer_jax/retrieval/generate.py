@@ -35,12 +35,12 @@ def make_generator(functions: RetrieverFunctions, *, config: BeamConfig, every_i
         permits: Permits | None = None,
         seen: Int[Array, "B S"] | None = None,
     ) -> Found:
-        def step(cache, codes, parents):
-            return functions.step(params, cache, codes, parents)
+        def step(memory, codes, parents):
+            return functions.step(params, memory, codes, parents)
 
         beams = max(trie.nodes) if every_id else config.beams
-        cache = functions.start_cache(params, functions.encode(params, tokens, mask), mask, beams=beams)
+        memory = functions.start_search(params, functions.encode(params, tokens, mask), beams=beams)
         search = exact.search if every_id else beam.search
-        return search(step, cache, trie, config=config, present=present, permits=permits, seen=seen)
+        return search(step, memory, trie, config=config, present=present, permits=permits, seen=seen)
 
     return generate

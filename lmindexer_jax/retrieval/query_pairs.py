@@ -8,13 +8,14 @@ from jaxtyping import Int
 
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.pseudo_queries import pseudo_queries
-from lmindexer_jax.data.qrels import Qrels, one_each
+from lmindexer_jax.data.qrels import Qrels, make_qrels, one_each
 from lmindexer_jax.data.relevance import Queries, RetrievalTask
 from lmindexer_jax.errors import UserError
 
 HELD_OUT = ("test", "validation", "dev")  # splits to measure on, in order of preference
 MOST_HELD_OUT = 1000  # documents
 SUMMARY = "summary"  # a column of one-line descriptions, where the corpus keeps one
+SEE_ALSO = "see_also"  # and one of the ids of related documents
 
 
 class Pairs(NamedTuple):
@@ -31,13 +32,15 @@ class Held:
     texts: list[str]
     qrels: Qrels
     source: str  # in words, for the closing table
+    without: Int[np.ndarray, " Q"] | None = None  # a document for each query that is no answer: the one that asks
 
 
-def from_documents(corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, Held]:
+def from_documents(corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, list[Held]]:
     """Pairs from the documents alone: each one's text, its pseudo-queries and its summary where there is one.
 
     A tenth of the documents, at most 1,000, give their summary, or a pseudo-query, to be held out. No training text of such
-    a document contains that query or is contained in it; the other texts of the document stay.
+    a document contains that query or is contained in it; the other texts of the document stay. Where the corpus links
+    documents to related ones, a document's summary asks for those too; the held-out summaries do so only to measure.
 
     Args:
       count: pseudo-queries for each document.
@@ -61,10 +64,37 @@ def from_documents(corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, Hel
     if not held:
         raise UserError("the documents are too short to make queries of; give some by --queries")
     source = "held-out summaries" if SUMMARY in corpus.fields else "held-out pseudo-queries"
-    return Pairs(texts, np.asarray(rows, np.int64)), Held(held, one_each(np.asarray(held_rows)), source)
+    found = [Held(held, one_each(np.asarray(held_rows)), source)]
+    if {SUMMARY, SEE_ALSO} <= set(corpus.fields):
+        asking, related = _related(corpus)
+        unseen = np.isin(asking, held_rows)
+        texts += [summaries[row] for row in asking[~unseen]]
+        rows += related[~unseen].tolist()
+        if unseen.any():
+            found.append(_held_links(summaries, asking[unseen], related[unseen]))
+    return Pairs(texts, np.asarray(rows, np.int64)), found
 
 
-def from_task(task: RetrievalTask, corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, Held]:
+def _related(corpus: Corpus) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
+    """Rows of documents with a summary, and of those that they say to see also."""
+    at = {name: row for row, name in enumerate(corpus.ids().to_pylist())}
+    links = [
+        (row, at[name])
+        for row, (summary, names) in enumerate(zip(corpus.field(SUMMARY).to_pylist(), corpus.field(SEE_ALSO).to_pylist(), strict=True))
+        for name in names
+        if summary and name in at and at[name] != row
+    ]
+    return tuple(np.asarray(links, np.int64).reshape(-1, 2).T)
+
+
+def _held_links(summaries: list[str], asking: Int[np.ndarray, " M"], related: Int[np.ndarray, " M"]) -> Held:
+    """Each asking document's summary as a query for its related documents; links come in order of the document that asks."""
+    askers, query = np.unique(asking, return_inverse=True)
+    qrels = make_qrels(query, related, np.ones(len(related), np.int64), queries=len(askers))
+    return Held([summaries[row] for row in askers], qrels, "held-out See Also links", without=askers)
+
+
+def from_task(task: RetrievalTask, corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, list[Held]]:
     """Pairs from a task's training queries, beside every document's text and pseudo-queries; its test queries held out.
 
     Raises:
@@ -83,7 +113,7 @@ def from_task(task: RetrievalTask, corpus: Corpus, *, count: int, seed: int) -> 
         rows += [row] * len(own)
     asked = _asked(task.splits["train"], set(queries.texts)) if "train" in task.splits else Pairs([], np.zeros(0, np.int64))
     pairs = Pairs(texts + asked.texts, np.concatenate([np.asarray(rows, np.int64), asked.rows]))
-    return pairs, Held(queries.texts, queries.qrels, f"queries of split {name}")
+    return pairs, [Held(queries.texts, queries.qrels, f"queries of split {name}")]
 
 
 def _asked(queries: Queries, held: set[str]) -> Pairs:

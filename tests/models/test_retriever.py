@@ -25,14 +25,19 @@ MODELS = {
         max_position_embeddings=16,
     ),
 }  # fmt: skip
+MODELS["t5-gist"] = MODELS["t5"]
+GIST = {"t5": False, "bert": True, "t5-gist": True}
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(2, 30, (3, 9)), jnp.int32)
 MASK = jnp.arange(9)[None] < jnp.asarray([9, 4, 1])[:, None]
 
 
 @functools.cache
 def made(name: str, dtype=jnp.float32) -> tuple[RetrieverFunctions, dict]:
-    functions = RetrieverFunctions(Retriever(RetrieverConfig(), MODELS[name], SIZES, dtype))
-    return functions, jax.jit(functions.init)(jax.random.key(0))
+    functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=GIST[name]), MODELS[name], SIZES, dtype))
+    params = jax.jit(functions.init)(jax.random.key(0))
+    rng = np.random.default_rng(3)
+    moved = {key: params[key] + rng.normal(size=params[key].shape) for key in ("centre", "gain", "explained") if key in params}
+    return functions, params | jax.tree.map(jnp.float32, moved)
 
 
 @functools.cache
@@ -41,8 +46,8 @@ def forward(name: str):
     functions, _ = made(name)
 
     def run(params, codes, key):
-        encoded = functions.encode(params, TOKENS, MASK, key=key)
-        return encoded, functions.logits(params, encoded, MASK, codes=codes, key=key)
+        read = functions.encode(params, TOKENS, MASK, key=key)
+        return read, functions.logits(params, read, codes=codes, key=key)
 
     return jax.jit(run)
 
@@ -55,11 +60,11 @@ def test_steps_are_the_teacher_forced_pass(name, beams):
 
     @jax.jit
     def stepped(params, first, second, parents):
-        cache = functions.start_cache(params, functions.encode(params, TOKENS, MASK), MASK, beams=beams)
-        assert (cache.cross is None) == (beams == 1)
+        memory = functions.start_search(params, functions.encode(params, TOKENS, MASK), beams=beams)
+        assert (memory.cache.cross is None) == (beams == 1)
         found = []
         for codes, above in ((jnp.zeros((3, 1, 0), jnp.int32), jnp.zeros((3, 1), jnp.int32)), first, (second, parents)):
-            logits, cache = functions.step(params, cache, codes, above)
+            logits, memory = functions.step(params, memory, codes, above)
             found.append(logits)
         return found
 
@@ -89,9 +94,9 @@ def test_a_search_finds_the_most_probable_ids(name):
 
     @jax.jit
     def search(params, trie):
-        cache = functions.start_cache(params, functions.encode(params, TOKENS, MASK), MASK, beams=30)
+        memory = functions.start_search(params, functions.encode(params, TOKENS, MASK), beams=30)
         step = functools.partial(functions.step, params)
-        return beam.search(step, cache, trie, config=BeamConfig(beams=30), present=jnp.ones(3, bool))
+        return beam.search(step, memory, trie, config=BeamConfig(beams=30), present=jnp.ones(3, bool))
 
     def score(codes):
         _, logits = forward(name)(params, codes, None)
@@ -116,9 +121,9 @@ def test_dropout_needs_a_key_and_reaches_encoder_and_decoder():
     functions, params = made("t5")
     codes = jnp.zeros((3, 3), jnp.int32)
     plain, dropped = (forward("t5")(params, codes, key) for key in (None, jax.random.key(1)))
-    assert not np.allclose(plain[0][0], dropped[0][0])
+    assert not np.allclose(plain[0].states, dropped[0].states)
     # The decoder's own: the same encoder states, with and without a key.
-    decode = jax.jit(lambda key: functions.logits(params, plain[0], MASK, codes=codes, key=key)[0])
+    decode = jax.jit(lambda key: functions.logits(params, plain[0], codes=codes, key=key)[0])
     assert not np.allclose(decode(jax.random.key(1)), plain[1][0])
     np.testing.assert_array_equal(decode(jax.random.key(1)), decode(jax.random.key(1)))
 

@@ -1,0 +1,57 @@
+"""What a retriever learns from: nothing that is held out, and links between documents both ways of use."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lmindexer_jax.retrieval.query_pairs import from_documents
+
+
+class Corpus:
+    """As much of `data.corpus.Corpus` as is read."""
+
+    def __init__(self, links):
+        self.fields = ("summary", "see_also")
+        self.names = [f"d{row}" for row in range(40)]
+        self.summaries = [f"Summary of thing number {row}." for row in range(40)]
+        self.links = links
+
+    def __len__(self):
+        return 40
+
+    def ids(self):
+        return pa.chunked_array([self.names])
+
+    def field(self, name):
+        return pa.chunked_array([self.summaries if name == "summary" else self.links])
+
+    def text(self, row):
+        return f"{self.summaries[row]} It does one. It does two with {row}. And something else again. More words follow here."
+
+
+@pytest.fixture
+def corpus():
+    rng = np.random.default_rng(0)
+    links = [[f"d{other}" for other in rng.integers(0, 40, 3)] + ["unknown"] for _ in range(40)]
+    return Corpus(links)
+
+
+def test_links_of_held_out_documents_are_only_measured(corpus):
+    pairs, (summaries, links) = from_documents(corpus, count=2, seed=0)
+    assert len(summaries.texts) == 4 and links.source == "held-out See Also links"
+    assert not set(pairs.texts) & set(summaries.texts)
+    asked = {(text, row) for text, row in zip(pairs.texts, pairs.rows.tolist(), strict=True)}
+    for row, (summary, names) in enumerate(zip(corpus.summaries, corpus.links, strict=True)):
+        wanted = {corpus.names.index(name) for name in names if name in corpus.names} - {row}
+        if summary in summaries.texts:
+            place = links.texts.index(summary)
+            assert links.without[place] == row
+            assert set(links.qrels.rows[links.qrels.query == place]) == wanted
+        else:
+            assert {(summary, other) for other in wanted} <= asked
+
+
+def test_a_corpus_without_links_holds_out_summaries_alone(corpus):
+    corpus.fields = ("summary",)
+    pairs, held = from_documents(corpus, count=2, seed=0)
+    assert [each.source for each in held] == ["held-out summaries"] and len(pairs.texts) == len(pairs.rows)
