@@ -1,4 +1,4 @@
-# make quickstart   semantic IDs for an embedded corpus, from nothing: environment, training, report
+# make quickstart   semantic IDs for an embedded corpus, from nothing: environment, training, report, search
 # make test         the fast tests          make test-all   every test
 # make bench        the benchmarks          make lock       pin the newest versions that setup.py allows
 #
@@ -46,6 +46,8 @@ help:
 
 quickstart: .venv/.complete
 	.venv/bin/python -m lmindexer_jax.main --config configs/quickstart.py --workdir runs/quickstart
+	.venv/bin/python -m lmindexer_jax.finetune --workdir runs/quickstart --frozen --epochs 1.5
+	.venv/bin/python -m lmindexer_jax.search --workdir runs/quickstart "fit a smoothing spline"
 
 test: .venv/.complete
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
