@@ -37,23 +37,23 @@ def test_a_notebook_is_stripped_short_and_valid(path):
     assert len(tagged) == 1 and "WORKDIR" in names and names & set(SMALL)
 
 
-def play(path: pathlib.Path, parameters: dict) -> dict:
+def play(path: pathlib.Path, parameters: dict) -> list[object]:
     """Run the cells in one namespace, as a kernel would; after the cell of parameters ours are set, as papermill does.
 
     Returns:
-      the namespace, with what the cells' last expressions were under "shown".
+      what the cells would show: their last expressions.
     """
-    names = {"__name__": "__main__", "shown": []}
+    names, shown = {"__name__": "__main__"}, []
     for number, cell in enumerate(cells(path)):
         body = ast.parse(cell["source"])
         last = body.body.pop() if isinstance(body.body[-1], ast.Expr) else None
         where = f"{path.stem}, cell {number}"
         exec(compile(body, where, "exec"), names)
         if last is not None:
-            names["shown"].append(eval(compile(ast.Expression(last.value), where, "eval"), names))
+            shown.append(eval(compile(ast.Expression(last.value), where, "eval"), names))
         if "parameters" in cell["metadata"].get("tags", ()):
             names |= {name: value for name, value in parameters.items() if name in names}
-    return names
+    return shown
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def test_a_notebook_runs(path, home):
     before = pathlib.Path.cwd()
     os.chdir(home)
     try:
-        names = play(path, SMALL | {"WORKDIR": home / ("paper" if path.stem.startswith("04") else "quickstart")})
+        shown = play(path, SMALL | {"WORKDIR": home / ("paper" if path.stem.startswith("04") else "quickstart")})
     finally:
         os.chdir(before)
-    charts = [value for value in names["shown"] if isinstance(value, plotly.graph_objects.Figure)]
+    charts = [value for value in shown if isinstance(value, plotly.graph_objects.Figure)]
     assert charts and all(chart.data and all(len(trace.to_plotly_json()) > 1 for trace in chart.data) for chart in charts)
