@@ -41,7 +41,7 @@ from lmindexer_jax.retrieval.build import of_table
 
 POSITIONS = 3
 LENGTH = 64
-VOCABULARY = 8192
+VOCABULARY, SAMPLE = 8192, 20_000
 KMEANS_PASSES, KMEANS_BATCH = 2, 16_384
 DRAWS = 200  # batches of neighbours that are timed
 QUIET = Console(Mode.QUIET)
@@ -104,17 +104,18 @@ def corpus(place: Place) -> dict:
     return {"disk_mb": size_mb(place.folder / "corpora")}
 
 
+def tokenizer(place: Place) -> dict:
+    """Train one on the first documents."""
+    path = str(place.folder / "documents.jsonl")
+    first = open_corpus(CorpusConfig(path=path, cache_dir=str(place.folder / "sample"), max_documents=SAMPLE))
+    train_tokenizer(first, vocab_size=VOCABULARY).save(place.folder / "tokenizer")
+    return {"sample": len(first)}
+
+
 def tokens(place: Place) -> dict:
     """Tokenize it."""
-    train_tokenizer(sample(place), vocab_size=VOCABULARY).save(place.folder / "tokenizer")
     store = place.tokens()
     return {"disk_mb": size_mb(place.folder / "tokens"), "tokens": int(store.lengths.sum())}
-
-
-def sample(place: Place) -> Corpus:
-    """The first documents, for the tokenizer."""
-    path = str(place.folder / "documents.jsonl")
-    return open_corpus(CorpusConfig(path=path, cache_dir=str(place.folder / "sample"), max_documents=20_000))
 
 
 def vectors(place: Place) -> dict:
@@ -169,7 +170,9 @@ def groups(place: Place) -> dict:
     return {"groups": [len(each.prefixes) for each in found], "draw_microseconds": round(watch.seconds / DRAWS * 1e6)}
 
 
-PARTS: tuple[Callable[[Place], dict], ...] = (documents, corpus, tokens, vectors, clustering, assignment, table, trie, groups)
+PARTS: tuple[Callable[[Place], dict], ...] = (
+    documents, corpus, tokenizer, tokens, vectors, clustering, assignment, table, trie, groups,
+)  # fmt: skip
 
 
 def size_mb(path: Path) -> float:
