@@ -3,10 +3,9 @@
     python -m lmindexer_jax.main --config configs/paper/macro1m.py --workdir runs/macro1m
     python -m lmindexer_jax.finetune --workdir runs/macro1m --queries msmarco
 
-T5-base, two learned codes of K = 51,200 and a
-counter, 5 epochs a stage. The paper says so of position 2 alone; of position 1, the warm-up and which million documents it
-took (here the first) it says nothing that could be checked. The files are downloaded by hand; the first call says which, and
-where they belong. `:tiny` needs none.
+T5-base, two learned codes of K = 51,200 and a counter, 5 epochs a stage: so the published scripts for position 2. Of
+position 1, of the warm-up and of which million documents (here the first) nothing could be checked. The files are downloaded by
+hand; the first call says which, and where they belong. `:tiny` needs none.
 
 Expected: the paper's table of document retrieval (MRR@10); its numbers were not at hand to be checked. Its retriever trains
 at 5e-3 with batches of 2,048, for 500,000 steps.

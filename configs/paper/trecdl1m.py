@@ -3,11 +3,11 @@
     python -m lmindexer_jax.main --config configs/paper/trecdl1m.py --workdir runs/trecdl1m
     python -m lmindexer_jax.finetune --workdir runs/trecdl1m --queries msmarco
 
-T5-base, two learned codes of K = 51,200 and a
-counter, 5 epochs a stage. The paper says so of position 2 alone; of position 1, the warm-up and which million documents it
-took (here the first) it says nothing that could be checked. The files are downloaded by hand; the first call says which, and
-where they belong. `:tiny` needs none.
-Who has run macro1m.py has these IDs already.
+T5-base, two learned codes of K = 51,200 and a counter, 5 epochs a stage: so the published scripts for position 2. Of
+position 1, of the warm-up and of which million documents (here the first) nothing could be checked. The files are downloaded by
+hand; the first call says which, and where they belong. `:tiny` needs none.
+Who has run macro1m.py has these IDs already. The second command measures on MS MARCO's validation queries; those of
+TREC are the splits trec_dl_2019 and trec_dl_2020 of the same task, which no command can be asked for yet.
 
 Expected: the paper's table of document retrieval (NDCG@10, Recall@10); its numbers were not at hand to be checked.
 
