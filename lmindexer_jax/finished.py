@@ -1,6 +1,7 @@
 """A finished run, opened for reading: its ID table and the corpus that it belongs to."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -36,6 +37,10 @@ class Finished:
             source = self.config.corpus.path or self.config.corpus.name
             raise UserError(f"{self.workdir}: {source} has changed since the run; restore it, or run again in another --workdir")
         return corpus
+
+    def summary(self) -> dict:
+        """Every number of the closing table: `rows` by position, `prefixes`, `ami`, `collisions`, the rivals', and more."""
+        return json.loads((self.workdir / "summary.json").read_text())
 
     def learned_codes(self, documents: int) -> Int[np.ndarray, "N T"]:
         """Codes of the corpus' documents as learned, before last ones were spread to make IDs distinct.

@@ -90,6 +90,37 @@ def published(variant: str = "") -> Config:
     return shrink(config) if variant == "tiny" else config
 
 
+def paper(name: str, variant: str = "") -> Config:
+    """The published recipe with T5-base on a corpus of the paper.
+
+    Args:
+      name: beauty, sports, toys, nq320k or msmarco.
+      variant: "tiny" shrinks model and recipe, and takes a corpus that comes with the project.
+    """
+    config = published()
+    first, later = config.recipe.first, config.recipe.later
+    match name:
+        case "beauty" | "sports" | "toys":
+            corpus, sizes = f"amazon_reviews/{name}", (512, 512)
+        case "nq320k":
+            corpus, sizes = "nq320k/documents", (5120, 5120)
+            config.recipe.warm_up_epochs = first.continuous_epochs = 10.0
+            first.continuous_rate = first.quantised_rate = 5e-3
+        case "msmarco":
+            corpus, sizes = "msmarco/documents", (51200, 51200)
+            config.corpus.max_documents = 1_000_000
+            config.recipe.warm_up_epochs = first.continuous_epochs = first.quantised_epochs = 5.0
+            later.continuous_epochs = later.quantised_epochs = 5.0
+            first.quantised_rate = 1e-3
+        case _:
+            raise UserError(f"no corpus of the paper: {name!r}; beauty, sports, toys, nq320k and msmarco are")
+    if variant == "tiny":
+        config.corpus.name = "python_docs"
+        return shrink(config)
+    config.corpus.name, config.indexer.codebook_sizes, config.language_model.name = corpus, sizes, "t5-base"
+    return config
+
+
 def few_epochs(config: Config) -> Config:
     """The published recipe on a frozen encoder, for a CPU."""
     config.indexer.reconstructor.head = Head.OWN

@@ -9,10 +9,9 @@ import numpy as np
 
 from lmindexer_jax.console import PlannedStage
 from lmindexer_jax.indexing.centres import Centres
-from lmindexer_jax.indexing.objective import make_objective
+from lmindexer_jax.indexing.footprint import TracedStep, footprint, largest_batch, trace_step
 from lmindexer_jax.indexing.recipe import Stage, StageKind
-from lmindexer_jax.indexing.runner import Run, batches, start
-from lmindexer_jax.training.steps import make_step
+from lmindexer_jax.indexing.runner import Run, batches
 
 SHARE_OF_PEAK = 0.5  # what training steps reach of the matmul rate, so far
 KMEANS_PASSES = 30
@@ -21,8 +20,9 @@ KMEANS_PASSES = 30
 def estimate(run: Run) -> list[PlannedStage]:
     """Minutes and memory of every stage.
 
-    Time is the step's FLOPs (traced, not compiled) over the measured rate; memory is parameters, gradients and
-    moments, plus the logits and their gradient. Both are first guesses that the progress lines refine.
+    Time is the step's FLOPs over the measured rate, a first guess that the progress lines refine. Memory is what the
+    compiled step asks for on an accelerator, of which the batch size that fits is told as well; elsewhere it is parameters,
+    gradients and moments, plus the logits and their gradient.
     """
     rate = matmul_rate(run.functions.module.dtype) * SHARE_OF_PEAK
     known: dict[tuple, tuple[float, float]] = {}
@@ -47,18 +47,36 @@ def step_cost(run: Run, stage: Stage) -> tuple[float, float]:
     known = run.inputs.centres
     unknown = [Centres(np.zeros((1, p), np.int32), np.zeros((1, width), np.float32)) for p in range(len(known), 1 + stage.position)]
     run = dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
-    state, optimiser, rules = start(run, stage)
     batch = next(batches(run, stage, None))
-    step = make_step(make_objective(run.functions, stage, run.recipe), optimiser, rules)
-    lowered = step.lower(state, batch, jax.random.key(0))
-    flops = float(lowered.cost_analysis().get("flops", 0.0))
-    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state) if hasattr(x, "dtype"))
-    gradient = sum(x.size * 4 for x in jax.tree.leaves(state.moments)) / 2
+    step = trace_step(run.functions, run.params, stage, recipe=run.recipe, batch=batch, mesh=run.mesh)
+    flops = float(step.lowered.cost_analysis().get("flops", 0.0))
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    needed = guessed_memory(run, step, batch) if limit is None else compiled_memory(run, step, stage, limit=limit)
+    return flops, needed / 2**20
+
+
+def guessed_memory(run: Run, step: TracedStep, batch: dict[str, np.ndarray]) -> float:
+    """Bytes of state, gradients and logits."""
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(step.state))
+    gradient = sum(x.size * 4 for x in jax.tree.leaves(step.state.moments)) / 2
     rows, length = batch["tokens"].shape
     vocabulary = run.functions.module.language_model.vocab_size
     bag = run.functions.module.config.reconstructor.kind == "bag"
-    logits = rows * (1 if bag else length) * vocabulary * 4
-    return flops, (held + gradient + 3 * logits) / 2**20
+    return held + gradient + 3 * rows * (1 if bag else length) * vocabulary * 4
+
+
+def compiled_memory(run: Run, step: TracedStep, stage: Stage, *, limit: int) -> float:
+    """Bytes that the compiled step needs of a device's `limit`, and a word on the batch sizes that fit."""
+    needed, where = footprint(step), "first" if stage.position == 0 else "later"
+    size = stage.settings.batch_size
+    fits = largest_batch(needed, batch_size=size, limit=limit, devices=run.mesh.size)
+    room = f"{stage.name}: {needed.total / 2**20:,.0f} of {limit / 2**20:,.0f} MB of a device at batch size {size}"
+    if needed.total > limit:
+        remedy = f"set recipe.{where}.batch_size={fits}" if fits else "split the parameters, with mesh.fsdp over more devices"
+        run.console.warn(f"{room}; {remedy}")
+    else:
+        run.console.note(f"{room}; up to {max(fits, size)} would fit")
+    return needed.total
 
 
 def pass_minutes(run: Run, stage: Stage, rate: float) -> float:

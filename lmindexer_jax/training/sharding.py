@@ -38,6 +38,22 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def describe(tree, mesh: Mesh):
+    """Shapes, types and shardings of a state that is not there yet, for compiling ahead of time."""
+    return jax.tree.map(lambda leaf, sharding: _shape(leaf.shape, leaf.dtype, sharding), tree, tree_shardings(tree, mesh))
+
+
+def describe_batch(batch, mesh: Mesh):
+    """The same of the whole batch of which `batch` is a process's share, rows over all devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    processes = jax.process_count()
+    return jax.tree.map(lambda leaf: _shape((len(leaf) * processes, *leaf.shape[1:]), leaf.dtype, sharding), batch)
+
+
+def _shape(shape: tuple[int, ...], dtype, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype), sharding=sharding)
+
+
 def leaf_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """Split the largest axis that `fsdp` divides; small leaves and leaves without such an axis are replicated."""
     size = mesh.shape["fsdp"]

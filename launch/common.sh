@@ -1,0 +1,67 @@
+# What the launch scripts share: their help, one clear line on wrong arguments, and showing a command instead of running it.
+# shellcheck shell=bash
+set -euo pipefail
+
+dry_run=false
+
+# The script's opening comment.
+help() {
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+}
+
+# One line on standard error and exit code 2.
+fail() {
+    printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+    exit 2
+}
+
+say() {
+    printf '%s\n' "$*" >&2
+}
+
+# The words of a command as a POSIX shell reads them back.
+quote() {
+    local word separator=""
+    for word in "$@"; do
+        printf '%s' "$separator"
+        case $word in
+        "" | *[!A-Za-z0-9_./:=,@%+-]*) printf "'%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")" ;;
+        *) printf '%s' "$word" ;;
+        esac
+        separator=" "
+    done
+    printf '\n'
+}
+
+# Runs a command, or shows it.
+run() {
+    if $dry_run; then quote "$@"; else "$@"; fi
+}
+
+# value OPTION [VALUE ...]: the value that must follow an option.
+value() {
+    if (($# < 2)) || [[ -z $2 || $2 == --* ]]; then fail "$1 needs a value; see --help"; fi
+    printf '%s' "$2"
+}
+
+# whole OPTION VALUE: a number of at least 0.
+whole() {
+    case $2 in
+    "" | *[!0-9]*) fail "$1 is a whole number, not '$2'" ;;
+    esac
+}
+
+# What stands behind -- goes to lmindexer_jax.main, which needs a config and a workdir.
+check_main() {
+    local argument config=false workdir=false
+    for argument in "$@"; do
+        case $argument in
+        --config | --config=?*) config=true ;;
+        --workdir | --workdir=?*) workdir=true ;;
+        esac
+    done
+    if ! $config || ! $workdir; then
+        fail "give the run behind --, as in: $(basename "$0") ... -- --config configs/ours.py --workdir runs/mine"
+    fi
+}
