@@ -16,7 +16,7 @@ import numpy as np
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
-from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.cache import keep_compiled
 from lmindexer_jax.data.relevance import RelevanceConfig, open_task
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
@@ -58,8 +58,7 @@ def execute(
         raise UserError("finetune: give epochs above 0 and a batch size of at least 1")
     run = open_finished(workdir)
     corpus, table = run.corpus(), run.table
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_root(run.config.corpus.cache_dir) / "compiled"))
+    keep_compiled(run.config.corpus.cache_dir)
     if queries:
         source = {"path": queries} if pathlib.Path(queries).expanduser().is_dir() else {"name": queries}
         task = open_task(RelevanceConfig(**source, cache_dir=run.config.corpus.cache_dir), corpus.ids().to_pylist())
