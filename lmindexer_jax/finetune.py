@@ -138,6 +138,7 @@ def main() -> None:
         config = dataclasses.replace(config, language_model=0.0)
     execute(flags.workdir, queries=flags.queries, config=config, seed=flags.seed, console=console)
     console.success(f'try: python -m lmindexer_jax.search --workdir {flags.workdir} "a query"')
+    console.note(f"or as a page: python -m lmindexer_jax.serve --workdir {flags.workdir}")
 
 
 def run() -> None:

@@ -5,13 +5,13 @@ import http.client
 import json
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import urllib.parse
 
+import browser
 import pytest
 import retrievers
 
@@ -135,7 +135,8 @@ def test_under_load_answers_stay_right_and_memory_bounded(workdir, served):
     assert set(many) <= {200, 503} and many.count(200) > 500
     assert served.memory() - before < 60
     # What is no request, or too large a one, harms nobody else.
-    for raw in (b"\0" * 5000, b"GET / HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 20000, b"GET /?" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n", b"POST /"):
+    long = b"GET /?" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 20000
+    for raw in (*long, b"\0" * 5000, b"POST /"):
         with socket.create_connection(("127.0.0.1", served.port), timeout=30) as bad:
             try:
                 bad.sendall(raw)
@@ -144,3 +145,61 @@ def test_under_load_answers_stay_right_and_memory_bounded(workdir, served):
             except (ConnectionResetError, BrokenPipeError):
                 pass  # turned away before it had said all
     assert crowd(1) == [200] * 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(served, tmp_path, width):
+    with browser.Browser(tmp_path, width=width) as page:
+        page.open(served.address)
+        page.until("document.body && document.body.dataset.ready === 'start'")
+        assert page.do("document.activeElement.id") == "q" and page.do("document.querySelectorAll('#examples button').length") > 0
+        page.write("t1w3 s12w1")
+        page.press("Enter", 13)
+        page.until("document.body.dataset.ready === 'answer'")
+        assert page.do("location.search") == "?q=t1w3+s12w1"
+        assert page.do("document.querySelectorAll('.hit').length") == 10
+        assert page.do("document.querySelectorAll('.column').length") == 3
+        assert page.do("document.querySelectorAll('.column:nth-of-type(1) .beam').length") == 4
+        assert page.do("document.querySelectorAll('.hit .why li').length") == 30
+        assert "documents in" in page.do("document.getElementById('status').textContent")
+        assert page.do("[...document.querySelectorAll('mark')].map(each => each.textContent)").count("t1w3") > 0
+        # Texts stay texts.
+        assert "<b>bold</b> </script>" in page.do("document.querySelector('.hit .text').textContent")
+        assert page.do("document.querySelectorAll('.text b').length") == 0
+        seen = "(id => { const box = document.getElementById(id).getBoundingClientRect(); return box.width > 0 && box.height > 0; })"
+        assert page.do(f"{seen}('hits')") and page.do(f"{seen}('columns')") is (width > 940)
+        if width < 940:
+            page.do("document.querySelector('#switch [data-view=beams]').click()")
+            assert page.do(f"{seen}('columns')") and not page.do(f"{seen}('hits')")
+        # A link for every beam that follows another, each between its ends.
+        beams = page.do("document.querySelectorAll('.column:not(:nth-of-type(1)) .beam').length")
+        assert page.do("document.querySelectorAll('#columns path').length") == beams > 10
+        assert page.do("document.documentElement.scrollWidth <= innerWidth"), "nothing hangs over the edge"
+        # By keys alone: walk into the tree, read what a beam stands for, keep it lit, let it go.
+        page.do("document.querySelector('.beam[tabindex=\"0\"]').focus()")
+        page.press("ArrowRight", 39)
+        prefix = page.do("document.activeElement.dataset.prefix")
+        assert prefix.count("-") == 1 and page.do("document.querySelector('#told .code').textContent") == prefix
+        page.press("Enter", 13)
+        assert page.do("document.activeElement.getAttribute('aria-pressed')") == "true"
+        lit = page.do("[...document.querySelectorAll('.beam.lit')].map(each => each.dataset.prefix)")
+        assert prefix in lit and prefix.split("-")[0] in lit and all(each == prefix[0] or each.startswith(prefix) for each in lit)
+        page.press("Escape", 27)
+        assert page.do("document.querySelectorAll('.beam.lit').length") == 0
+        # Below one category, by its name under a document; and away again.
+        page.do("document.querySelector('.crumbs button').click()")
+        page.until("document.body.dataset.ready === 'answer' && !document.getElementById('within').hidden")
+        assert "category=topic" in page.do("location.search")
+        assert page.do("document.querySelectorAll('.column:nth-of-type(1) .beam').length") == 1
+        page.do("document.getElementById('within').click()")
+        page.until("document.body.dataset.ready === 'answer'")
+        assert page.do("document.querySelectorAll('.column:nth-of-type(1) .beam').length") == 4
+        assert page.said == []
+        # As one types; and an empty query leads back to the start.
+        page.do("document.getElementById('q').value = ''; document.getElementById('q').focus()")
+        page.write("t2w1")
+        page.until("new URLSearchParams(location.search).get('q') === 't2w1' && document.body.dataset.ready === 'answer'")
+        page.do("history.back()")
+        page.until("document.getElementById('q').value !== 't2w1'")
+        assert page.said == []

@@ -114,7 +114,8 @@ def test_many_threads_and_mixed_batches_find_what_one_thread_finds(searcher):
     part = searcher.subset(category=["topic 0"])
     asked = []
     for _ in range(60):
-        queries = [f"t{rng.integers(4)}w{rng.integers(6)} s{rng.integers(4)}{rng.integers(3)}w1" for _ in range(rng.choice([1, 2, 5, 8, 9, 40]))]
+        size = rng.choice([1, 2, 5, 8, 9, 40])
+        queries = [f"t{rng.integers(4)}w{rng.integers(6)} s{rng.integers(4)}{rng.integers(3)}w1" for _ in range(size)]
         asked.append((queries, {"k": int(rng.choice([1, 10, 20])), "within": part if rng.random() < 0.3 else None}))
     alone = [searcher.search(queries, **options) for queries, options in asked]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:

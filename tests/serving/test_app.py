@@ -144,7 +144,8 @@ ODD = st.one_of(
     st.text(max_size=400),
     st.text(st.characters(categories=["Cc", "Cf", "Zs", "Co", "Mn"]), max_size=60),
     st.integers().map(str),
-    st.sampled_from(["", "10", "20", "0", "-0", "+5", "1.0", "NaN", "∞", "５", "a" * 5000, "\0", "../../etc/passwd", "topic 1", "topic 1 > sub 1.0", "1"]),
+    st.sampled_from(["", "10", "20", "0", "-0", "+5", "1.0", "NaN", "∞", "５", "a" * 5000, "\0", "../../etc/passwd", "1"]),
+    st.sampled_from(["topic 1", "topic 1 > sub 1.0", " topic 2>", ">"]),
 )
 
 
