@@ -316,8 +316,9 @@ def _batches(queries: int) -> Iterator[tuple[int, int]]:
 
 
 def _step(beams: Beams, query: int) -> Step:
-    """What is alive of one query's beams, best first."""
-    alive = np.flatnonzero(beams.nodes[query] >= 0)
+    """What is alive of one query's beams, best first; a prefix that several groups keep is there once."""
+    nodes, first = np.unique(beams.nodes[query], return_index=True)
+    alive = first[nodes >= 0]
     order = alive[np.argsort(-beams.scores[query][alive], kind="stable")]
     return Step(beams.codes[query][order], beams.nodes[query][order], beams.scores[query][order])
 
