@@ -1,6 +1,7 @@
 """Debian's Chromium without a window, driven as a person would: by its debugging protocol, over a pipe."""
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -18,13 +19,13 @@ class Browser:
         assert program, "this test looks at a page in a browser: apt-get install chromium"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
         options += ["--disable-component-update", "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
-        shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out} {theirs_in}<&- {theirs_out}>&-'
-        self._process = subprocess.Popen(
-            ["bash", "-c", shell, "browser", program, *options], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
-        )
-        os.close(theirs_in), os.close(theirs_out)
+        read, self._out = os.pipe()
+        self._in, write = os.pipe()
+        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (read, write)]  # out of the way of 3 and 4, where it looks
+        shell = f'exec "$@" 3<&{theirs[0]} 4>&{theirs[1]} {theirs[0]}<&- {theirs[1]}>&-'
+        self._process = subprocess.Popen(["bash", "-c", shell, "browser", program, *options], pass_fds=theirs, stderr=subprocess.DEVNULL)
+        for end in (read, write, *theirs):
+            os.close(end)
         self._numbers, self._rest, self._session, self.said = itertools.count(1), b"", None, []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
