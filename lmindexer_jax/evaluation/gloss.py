@@ -29,7 +29,7 @@ class Gloss:
           corpus: None where it cannot be read: then there are no words and no categories.
           most: words per prefix, and categories.
         """
-        self._corpus, self._most = corpus, most
+        self._ids, self._corpus, self._most = table.ids, corpus, most
         self._numbers = prefix_ids(table.codes)
         order = np.lexsort(table.codes.T[::-1])
         self._order = order  # rows in the order of their codes: those of a prefix are neighbours
@@ -46,12 +46,15 @@ class Gloss:
         self._remembered = functools.lru_cache(REMEMBERED)(self._look_up)
 
     def look_up(self, length: int, number: int) -> dict:
-        """Of the prefix with that number among those of `length` codes: `documents`, `words` (best first), `categories`."""
+        """Of the prefix with that number among those of `length` codes: `documents`, `words` (best first), `categories`; `document`,
+        the id, where there is but one."""
         return self._remembered(length, number)
 
     def _look_up(self, length: int, number: int) -> dict:
         rows = self.rows(length, number)
         found = {"documents": len(rows), "words": self._words[length - 1].get(number, []), "categories": []}
+        if len(rows) == 1:
+            found["document"] = self._ids[int(rows[0])].as_py()
         if self._corpus is not None:
             found["categories"] = categories(self._corpus, rows[rows < len(self._corpus)], most=self._most)
         return found

@@ -7,7 +7,6 @@ import time
 import numpy as np
 
 import lmindexer_jax
-from lmindexer_jax.data.pseudo_queries import pseudo_queries
 from lmindexer_jax.evaluation.explain import name_of
 from lmindexer_jax.evaluation.gloss import Gloss
 from lmindexer_jax.retrieval.permits import Permits
@@ -43,13 +42,14 @@ class Answers:
         }
 
     def examples(self) -> list[str]:
-        """A few short sentences of the documents, as queries to begin with; always the same."""
+        """How a few documents begin, as queries to begin with; always the same."""
         corpus, found = self.searcher.corpus, []
         if corpus is None:
             return []
         for row in np.random.default_rng(0).permutation(len(corpus))[: 50 * EXAMPLES]:
-            queries = pseudo_queries(corpus.text(row), seed=0, count=3)
-            found += [query for query in queries if len(query) <= LONGEST_EXAMPLE and "\n" not in query][:1]
+            first = corpus.text(row).strip().split("\n")[0].split(". ")[0].rstrip(".")
+            if first.count(" ") > 1 and len(first) <= LONGEST_EXAMPLE and first not in found:
+                found.append(first)
             if len(found) == EXAMPLES:
                 break
         return found
@@ -67,7 +67,7 @@ class Answers:
           `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob`, `probability`, `text`, `path`,
           `prefixes` of its ID); `positions`, one for each code: `position`, `codes` there are, `kept` (the probability that
           the beams hold), and the `beams`, best first: `prefix`, `log_prob`, `probability`, `given` (that of its last code
-          after those before), `documents`, `words`, `categories`.
+          after those before), and what `Gloss.look_up` says of it.
 
         Raises:
           UserError: an empty query, or a category that no document has.
@@ -98,8 +98,7 @@ class Answers:
                     "log_prob": float(log_prob),
                     "probability": math.exp(log_prob),
                     "given": min(1.0, math.exp(log_prob - above[name_of(codes[:-1])])),
-                    "documents": told["documents"],
-                    "words": told["words"],
+                    **told,
                     "categories": told["categories"][:CATEGORIES],
                 }
             )

@@ -28,7 +28,8 @@ def test_words_sizes_and_categories_of_every_prefix(made):
     for t in range(3):
         for number, row in zip(*np.unique(numbers[:, t], return_index=True)):
             prefix = tuple(table.codes[row, : t + 1].tolist())
-            found, told = gloss.look_up(t + 1, int(number)), explain_prefix(prefix, table, corpus, space)
+            found, told = dict(gloss.look_up(t + 1, int(number))), explain_prefix(prefix, table, corpus, space)
+            assert found.pop("document", None) == (table.ids[int(row)].as_py() if told["documents"] == 1 else None)
             assert found == {name: told[name] for name in ("documents", "words", "categories")}, name_of(prefix)
             np.testing.assert_array_equal(np.sort(gloss.rows(t + 1, int(number))), table.documents_of(prefix))
 
