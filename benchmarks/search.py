@@ -24,6 +24,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from lmindexer_jax.data.cache import keep_compiled
 from lmindexer_jax.data.pseudo_queries import pseudo_queries
 from lmindexer_jax.retrieval.lexical import Bm25
 from lmindexer_jax.retrieval.searcher import Searcher
@@ -106,6 +107,7 @@ def main() -> None:
         print("benchmarks/search.py: give --workdir of a run with a retriever (lmindexer-finetune makes one)", file=sys.stderr)
         return
     searcher = Searcher.load(flags.workdir)
+    keep_compiled(searcher.table.manifest.config["corpus"]["cache_dir"])
     queries = some_queries(searcher)
     bm25 = Bm25([text for batch in searcher.corpus.batches() for text in batch])
     result = {
