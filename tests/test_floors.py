@@ -22,8 +22,9 @@ FLOORS = {
     "config": 5,
     "recipes": 6, "prepare": 6,
     "conclude": 7,
-    "run": 8, "finished": 8, "next_item": 8,
-    "main": 9, "index": 9, "evaluate": 9, "explain": 9, "recommend": 9, "baselines": 9, "cells": 9, "finetune": 9, "search": 9,
+    "run": 8, "finished": 8, "next_item": 8, "serving": 8,
+    "main": 9, "index": 9, "evaluate": 9, "explain": 9, "recommend": 9, "baselines": 9, "cells": 9, "finetune": 9,
+    "search": 9, "serve": 9,
     "bakeoff": 10,
 }  # fmt: skip
 
@@ -31,6 +32,7 @@ FLOORS = {
 ALONE = {
     r"flax(\.|$)": r"models/.*",
     r"jax\.sharding(\.|$)": r"training/sharding\.py",
+    r"(starlette|uvicorn)(\.|$)": r"serving/.*|serve\.py",
     r"orbax(\.|$)": r"training/checkpoint\.py",
     r"tensorflow(\.|$)|torch(\.|$)|pickle(\.|$)": "nowhere",
 }

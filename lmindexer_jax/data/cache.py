@@ -12,6 +12,14 @@ def cache_root(cache_dir: str) -> Path:
     return Path(cache_dir or os.environ.get("LMINDEXER_CACHE") or "~/.cache/lmindexer_jax").expanduser()
 
 
+def keep_compiled(cache_dir: str) -> None:
+    """Let JAX keep what it compiles in the cache, so that the next process need not; a folder set otherwise stays."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_root(cache_dir) / "compiled"))
+
+
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """Returns `directory`, built by `build(partial_directory)` if it is not there yet.
 

@@ -73,6 +73,10 @@ class Corpus:
         """The category path of one document, root first; empty where it has no label."""
         return tuple(self._table["path"][int(index)].as_py())
 
+    def paths(self, indices: Int[np.ndarray, " M"]) -> list[tuple[str, ...]]:
+        """The category paths of some documents."""
+        return [tuple(path) for path in self._table["path"].take(pa.array(indices)).to_pylist()]
+
     def field(self, name: str) -> pa.ChunkedArray:
         """A further column (N,) that the source keeps, one of `fields`."""
         return self._table[name]

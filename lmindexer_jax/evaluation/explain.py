@@ -156,7 +156,7 @@ def explain_document(row: int, table: IdTable, corpus: Corpus, space: TextSpace,
 
 def categories(corpus: Corpus, members: Int[np.ndarray, " M"], *, most: int) -> list[dict]:
     """The most frequent category paths of some documents, with their shares of those that have one."""
-    counts = Counter(path for path in (corpus.path(int(document)) for document in members) if path)
+    counts = Counter(path for path in corpus.paths(members) if path)
     total = counts.total()
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
     return [{"path": list(path), "documents": count, "share": count / total} for path, count in ranked]

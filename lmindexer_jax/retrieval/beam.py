@@ -50,6 +50,15 @@ class BeamConfig:
     over: Over = Over.CHILDREN
     groups: int = 1  # diverse beam search (Vijayakumar et al., 2018): groups choose in turn
     diversity: float = 0.5  # nats that a code costs for every beam of earlier groups that has just chosen it
+    trail: bool = False  # also give what every position kept
+
+
+class Beams(NamedTuple):
+    """Where the search stands."""
+
+    nodes: Int[Array, "B X"]  # -1: dead
+    scores: Float[Array, "B X"]
+    codes: Int[Array, "B X t"]
 
 
 class Found(NamedTuple):
@@ -61,6 +70,7 @@ class Found(NamedTuple):
       documents: the first document, by row of the table, that has the ID and may be returned, or -1.
       log_probs: sum over the positions, in nats; -inf where it is not valid.
       valid: false where there were not as many IDs as beams, and for queries that are padding.
+      trail: the beams after each position 1..T, if asked for; those of one group side by side, best first.
     """
 
     codes: Int[Array, "B M T"]
@@ -68,14 +78,7 @@ class Found(NamedTuple):
     documents: Int[Array, "B M"]
     log_probs: Float[Array, "B M"]
     valid: Bool[Array, "B M"]
-
-
-class Beams(NamedTuple):
-    """Where the search stands."""
-
-    nodes: Int[Array, "B X"]  # -1: dead
-    scores: Float[Array, "B X"]
-    codes: Int[Array, "B X t"]
+    trail: tuple[Beams, ...] = ()
 
 
 def search(
@@ -110,10 +113,13 @@ def search(
         nodes = jnp.where(jnp.any(closed.nodes[0] == 0, axis=1, keepdims=True), -1, nodes)
     beams = Beams(nodes, jnp.zeros((batch, 1)), jnp.zeros((batch, 1, 0), jnp.int32))
     parents = jnp.zeros((batch, 1), jnp.int32)
+    trail = []
     for depth in range(trie.length):
         logits, cache = step(cache, beams.codes, parents)
         beams, parents = advance(trie, depth, logits, beams, config=config, permits=permits, closed=closed)
-    return conclude(trie, beams, config=config, permits=permits, closed=closed)
+        trail.append(beams)
+    found = conclude(trie, beams, config=config, permits=permits, closed=closed)
+    return found._replace(trail=tuple(trail)) if config.trail else found
 
 
 class Children(NamedTuple):

@@ -1,6 +1,8 @@
 """Text queries to named documents by a retriever that was kept in a workdir:
 
-    Searcher.load("runs/mine").search(["fit a smoothing spline"], k=10)
+    searcher = Searcher.load("runs/mine")
+    searcher.search(["fit a smoothing spline"], k=10)
+    searcher.search(["fit a smoothing spline"], k=10, within=searcher.subset(category=["scipy"]))
 
 `W/retriever/` holds `params/` (a checkpoint), `tokenizer/`, `trie/` and `retriever.json`, which is written last.
 """
@@ -10,12 +12,14 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float, Int
 
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.documents import CorpusConfig, OnBad
@@ -28,26 +32,47 @@ from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, RetrieverFunctions
 from lmindexer_jax.models.t5 import T5Config
 from lmindexer_jax.retrieval import trie as tries
-from lmindexer_jax.retrieval.beam import BeamConfig
+from lmindexer_jax.retrieval.beam import BeamConfig, Beams, Found
 from lmindexer_jax.retrieval.build import of_table
 from lmindexer_jax.retrieval.generate import make_generator
+from lmindexer_jax.retrieval.permits import Permits, permit
 from lmindexer_jax.retrieval.topk import Ranked, nothing
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 HOME, META, FORMAT = "retriever", "retriever.json", 1
 BATCHES = (1, 8, 32)  # queries at a time: a search is compiled for these alone
+BEAMS = 20  # prefixes that are kept at every position, if no more are asked for
 SNIPPET = 200  # characters of a document's text
 FAMILIES = {"t5": T5Config, "bert": BertConfig}
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """One document that was found: its text is "" where it was added after the run, or the corpus cannot be read."""
+    """One document that was found: text and category path are empty where it was added after the run, or the corpus
+    cannot be read."""
 
     document: str
     log_prob: float
     full_id: str
     text: str
+    path: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """What one position of a search kept, best first: the prefixes, their nodes in the trie, log p of each in nats."""
+
+    codes: Int[np.ndarray, "X t"]
+    nodes: Int[np.ndarray, " X"]
+    log_probs: Float[np.ndarray, " X"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """A search with the way it took: a step for each of the T codes (a counter behind them is none)."""
+
+    hits: list[Hit]
+    steps: list[Step]
 
 
 def save(
@@ -80,6 +105,18 @@ def save(
 def room(sizes: Sequence[int]) -> int:
     """Documents of the same codes that a retriever can tell apart; the last code of its last position is the end."""
     return sizes[-1] - 1
+
+
+def parse_category(text: str) -> tuple[str, ...]:
+    """The path that is written as "Beauty > Hands".
+
+    Raises:
+      UserError: there is no name in it.
+    """
+    path = tuple(part for part in map(str.strip, text.split(">")) if part)
+    if not path:
+        raise UserError(f"{text!r} names no category; write it as in 'Beauty > Hands'")
+    return path
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
@@ -138,49 +175,152 @@ class Searcher:
         tokenizer = load_tokenizer(home / "tokenizer")
         return cls(functions, params, tokenizer, trie, table, _open_corpus(table), max_length=max_length)
 
-    def search(self, queries: Sequence[str], *, k: int = 10) -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], *, k: int = 10, within: Permits | None = None, groups: int = 1, beams: int = BEAMS
+    ) -> list[list[Hit]]:
         """The k most probable documents of every query, best first; fewer where there are not as many.
 
         The first call for a number of queries or results compiles; later ones take milliseconds.
 
-        Raises:
-          UserError: an empty query, or k below 1.
-        """
-        ranked = self.rank(queries, k=k)
-        return [[self._hit(row, score) for row, score in zip(*each) if row >= 0] for each in zip(*ranked)]
+        Args:
+          queries: texts.
+          k: documents wanted.
+          within: the only documents that may be found, see `subset`.
+          groups: more than 1 for different results: so many groups of beams choose in turn, and codes that one has
+            chosen cost the next ones probability (diverse beam search).
+          beams: prefixes kept at every position; more miss less and take longer. There are never fewer than k.
 
-    def rank(self, queries: Sequence[str], *, k: int) -> Ranked:
-        """The same as rows of the table and log-probabilities."""
+        Raises:
+          UserError: an empty query, k below 1, or groups that the beams cannot be divided into.
+        """
+        ranked = self.rank(queries, k=k, within=within, groups=groups, beams=beams)
+        return [self._hits(*each) for each in zip(*ranked)]
+
+    def trace(
+        self, queries: Sequence[str], *, k: int = 10, within: Permits | None = None, groups: int = 1, beams: int = BEAMS
+    ) -> list[Trace]:
+        """What `search` finds, and what every position kept on the way there."""
+        traces = []
+        for count, found in self._found(queries, k=k, within=within, groups=groups, beams=beams, trail=True):
+            rows, scores = np.where(found.valid, found.documents, -1)[:, :k], found.log_probs[:, :k]
+            trail = found.trail[: self.table.codes.shape[1]]
+            traces += [Trace(self._hits(rows[i], scores[i]), [_step(each, i) for each in trail]) for i in range(count)]
+        return traces
+
+    def rank(
+        self, queries: Sequence[str], *, k: int, within: Permits | None = None, groups: int = 1, beams: int = BEAMS
+    ) -> Ranked:
+        """What `search` finds, as rows of the table and log-probabilities."""
+        rows, scores = nothing(len(queries), max(k, 0))
+        first = 0
+        for count, found in self._found(queries, k=k, within=within, groups=groups, beams=beams):
+            width = min(k, found.documents.shape[1])
+            place = slice(first, first + count)
+            valid = found.valid[:count, :width]
+            rows[place, :width] = np.where(valid, found.documents[:count, :width], -1)
+            scores[place, :width] = np.where(valid, found.log_probs[:count, :width], -np.inf)
+            first += count
+        return Ranked(rows, scores)
+
+    def subset(
+        self, *, category: Sequence[str] = (), only: Sequence[str] | None = None, exclude: Sequence[str] = ()
+    ) -> Permits:
+        """A part of the documents, to search `within`; make it once and use it often.
+
+        Args:
+          category: beginning of a category path, root first: documents that bear it.
+          only: the ids of these documents.
+          exclude: ids of documents that are not to be found.
+
+        Raises:
+          UserError: an unknown document, a category that no document has, or nothing is left.
+        """
+        allowed = np.ones(len(self.table), bool)
+        if category:
+            allowed &= self._bearing(tuple(category))
+        if only is not None:
+            allowed &= self._named(only)
+        allowed &= ~self._named(exclude)
+        if not allowed.any():
+            raise UserError("no document is left to search; ask for a larger subset or exclude fewer")
+        return _permit(self._trie, np.pad(allowed, (0, len(self._trie.documents) - len(allowed))))
+
+    def _found(
+        self, queries: Sequence[str], *, k: int, within: Permits | None, groups: int, beams: int, trail: bool = False
+    ) -> Iterator[tuple[int, Found]]:
+        """Batch by batch, how many of its queries are real and what was found, on the host."""
         if k < 1 or any(not query.strip() for query in queries):
             raise UserError("search: give queries that are not empty, and k of at least 1")
-        beams = max(20, 1 << (k - 1).bit_length())
-        rows, scores = nothing(len(queries), k)
-        first = 0
-        while first < len(queries):
-            left = len(queries) - first
-            batch = next((size for size in BATCHES if size >= left), BATCHES[-1])
+        if not 1 <= groups <= beams:
+            raise UserError(f"search: {groups} groups of {beams} beams; give at least 1 group, and a beam for each")
+        beams = max(beams, 1 << (k - 1).bit_length())
+        config = BeamConfig(beams=beams + -beams % groups, groups=groups, trail=trail)
+        for first, batch in _batches(len(queries)):
             part = list(queries[first : first + batch])
             tokens, mask = tokenize(self._tokenizer, part + part[:1] * (batch - len(part)), self._max_length)
             present = np.arange(batch) < len(part)
-            found = jax.device_get(self._generator(beams)(self._params, self._trie, tokens, mask, present))
-            width = min(k, found.documents.shape[1])
-            place = slice(first, first + len(part))
-            valid = found.valid[: len(part), :width]
-            rows[place, :width] = np.where(valid, found.documents[: len(part), :width], -1)
-            scores[place, :width] = np.where(valid, found.log_probs[: len(part), :width], -np.inf)
-            first += batch
-        return Ranked(rows, scores)
+            found = self._generator(config)(self._params, self._trie, tokens, mask, present, within)
+            yield len(part), jax.device_get(found)
 
-    def _generator(self, beams: int):
+    def _generator(self, config: BeamConfig):
+        key = dataclasses.astuple(config)
         with self._lock:
-            if beams not in self._generators:
-                self._generators[beams] = make_generator(self._functions, config=BeamConfig(beams=beams))
-            return self._generators[beams]
+            if key not in self._generators:
+                self._generators[key] = make_generator(self._functions, config=config)
+            return self._generators[key]
+
+    def _bearing(self, category: tuple[str, ...]) -> Bool[np.ndarray, " N"]:
+        """Which documents have a category path that begins so."""
+        allowed = np.zeros(len(self.table), bool)
+        name = " > ".join(category)
+        if self.corpus is None:
+            raise UserError(f"category {name!r}: the run's documents cannot be read any more, and with them their categories")
+        depth = len(category)
+        label = next((i for i, path in enumerate(self.corpus.label_names(depth)) if path == category), None)
+        if label is None:
+            raise UserError(f"no document has a category path that begins with {name!r}")
+        allowed[: len(self.corpus)] = self.corpus.labels(depth) == label
+        return allowed
+
+    def _named(self, documents: Sequence[str]) -> Bool[np.ndarray, " N"]:
+        """Which rows have these ids."""
+        named = np.zeros(len(self.table), bool)
+        if len(documents):
+            rows = pc.index_in(pa.array(documents, pa.string()), value_set=self.table.ids)
+            if rows.null_count:
+                missing = documents[rows.is_null().index(True).as_py()]
+                raise UserError(f"document {missing!r} is not in the ID table of {len(self.table):,} documents")
+            named[rows.to_numpy()] = True
+        return named
+
+    def _hits(self, rows: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]) -> list[Hit]:
+        return [self._hit(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0]
 
     def _hit(self, row: int, score: float) -> Hit:
         known = self.corpus is not None and row < len(self.corpus)
         text = " ".join(self.corpus.text(row)[: 4 * SNIPPET].split())[:SNIPPET] if known else ""
-        return Hit(self.table.ids[int(row)].as_py(), float(score), self._texts[int(row)].as_py(), text)
+        path = self.corpus.path(row) if known else ()
+        return Hit(self.table.ids[row].as_py(), score, self._texts[row].as_py(), text, path)
+
+
+_permit = jax.jit(permit)
+
+
+def _batches(queries: int) -> Iterator[tuple[int, int]]:
+    """The first query of every batch, and the size that the batch is filled up to."""
+    first = 0
+    while first < queries:
+        batch = next((size for size in BATCHES if size >= queries - first), BATCHES[-1])
+        yield first, batch
+        first += batch
+
+
+def _step(beams: Beams, query: int) -> Step:
+    """What is alive of one query's beams, best first; a prefix that several groups keep is there once."""
+    nodes, first = np.unique(beams.nodes[query], return_index=True)
+    alive = first[nodes >= 0]
+    order = alive[np.argsort(-beams.scores[query][alive], kind="stable")]
+    return Step(beams.codes[query][order], beams.nodes[query][order], beams.scores[query][order])
 
 
 def _open_trie(folder: pathlib.Path, table: IdTable, sizes: tuple[int, ...]) -> tries.Trie:

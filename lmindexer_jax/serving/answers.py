@@ -1,0 +1,122 @@
+"""A search as what JSON can hold: the documents found, the beams on the way, and what every prefix means."""
+
+import functools
+import math
+import time
+
+import numpy as np
+
+import lmindexer_jax
+from lmindexer_jax.evaluation.explain import name_of
+from lmindexer_jax.evaluation.gloss import Gloss
+from lmindexer_jax.retrieval.permits import Permits
+from lmindexer_jax.retrieval.searcher import Hit, Searcher, Step, parse_category
+
+DIVERSE = 5  # groups of beams that a search for different results has
+CATEGORIES = 3  # shown of a prefix
+SUBSETS = 8  # categories that are kept ready to be searched
+EXAMPLES, LONGEST_EXAMPLE = 4, 60  # queries to begin with, and their characters
+
+
+class Answers:
+    """A retriever's answers, explained. Threads may share one."""
+
+    def __init__(self, searcher: Searcher, gloss: Gloss, *, title: str):
+        """`gloss` is that of the searcher's table; `title` names the corpus."""
+        self.searcher, self.title = searcher, title
+        self._gloss = gloss
+        self._below = functools.lru_cache(SUBSETS)(self._subset)
+
+    def about(self) -> dict:
+        """What is searched: `title`, `documents`, `codes` of each position, whether there are `categories` and `texts`,
+        `examples` of queries, `version`."""
+        corpus, table = self.searcher.corpus, self.searcher.table
+        return {
+            "title": self.title,
+            "documents": len(table),
+            "codes": list(table.manifest.codebook_sizes),
+            "categories": corpus is not None and corpus.depth() > 0,
+            "texts": corpus is not None,
+            "examples": self.examples(),
+            "version": lmindexer_jax.__version__,
+        }
+
+    def examples(self) -> list[str]:
+        """How a few documents begin, as queries to begin with; always the same."""
+        corpus, found = self.searcher.corpus, []
+        if corpus is None:
+            return []
+        for row in np.random.default_rng(0).permutation(len(corpus))[: 50 * EXAMPLES]:
+            first = corpus.text(row).strip().split("\n")[0].split(". ")[0].rstrip(".")
+            if first.count(" ") > 1 and len(first) <= LONGEST_EXAMPLE and first not in found:
+                found.append(first)
+            if len(found) == EXAMPLES:
+                break
+        return found
+
+    def search(self, query: str, *, k: int, category: str = "", diverse: bool = False) -> dict:
+        """Search and explain.
+
+        Args:
+          query: not empty.
+          k: documents wanted.
+          category: search below this path alone, written as "Beauty > Hands".
+          diverse: let groups of beams choose in turn.
+
+        Returns:
+          `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob`, `probability`, `text`, `path`,
+          `prefixes` of its ID); `positions`, one for each code: `position`, `codes` there are, `kept` (the probability that
+          the beams hold), and the `beams`, best first: `prefix`, `log_prob`, `probability`, `given` (that of its last code
+          after those before), and what `Gloss.look_up` says of it.
+
+        Raises:
+          UserError: an empty query, or a category that no document has.
+        """
+        started = time.perf_counter()
+        within = self._below(parse_category(category)) if category else None
+        (trace,) = self.searcher.trace([query], k=k, within=within, groups=DIVERSE if diverse else 1)
+        spent = time.perf_counter() - started
+        positions, above = [], {"": 0.0}
+        for step in trace.steps:
+            beams = self._beams(step, above)
+            above = {beam["prefix"]: beam["log_prob"] for beam in beams}
+            length = step.codes.shape[1]
+            kept = min(1.0, sum(beam["probability"] for beam in beams))
+            sizes = self.searcher.table.manifest.codebook_sizes
+            positions.append({"position": length, "codes": sizes[length - 1], "kept": kept, "beams": beams})
+        hits = [_hit(rank, hit, length=len(positions)) for rank, hit in enumerate(trace.hits, 1)]
+        return {"query": query, "k": k, "milliseconds": round(1000 * spent, 2), "hits": hits, "positions": positions}
+
+    def _beams(self, step: Step, above: dict[str, float]) -> list[dict]:
+        """The beams of one position; `above` has log p of those before it."""
+        beams = []
+        for codes, node, log_prob in zip(step.codes, step.nodes, step.log_probs, strict=True):
+            told = self._gloss.look_up(len(codes), int(node))
+            beams.append(
+                {
+                    "prefix": name_of(codes),
+                    "log_prob": float(log_prob),
+                    "probability": math.exp(log_prob),
+                    "given": min(1.0, math.exp(log_prob - above[name_of(codes[:-1])])),
+                    **told,
+                    "categories": told["categories"][:CATEGORIES],
+                }
+            )
+        return beams
+
+    def _subset(self, category: tuple[str, ...]) -> Permits:
+        return self.searcher.subset(category=category)
+
+
+def _hit(rank: int, hit: Hit, *, length: int) -> dict:
+    codes = hit.full_id.split("-")
+    return {
+        "rank": rank,
+        "document": hit.document,
+        "full_id": hit.full_id,
+        "log_prob": hit.log_prob,
+        "probability": math.exp(hit.log_prob),
+        "text": hit.text,
+        "path": list(hit.path),
+        "prefixes": ["-".join(codes[: t + 1]) for t in range(length)],
+    }

@@ -1,0 +1,174 @@
+"""The interface: what it answers, what it refuses, and that no input makes it fall over."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import retrievers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from lmindexer_jax.evaluation.gloss import Gloss
+from lmindexer_jax.retrieval.searcher import Searcher
+from lmindexer_jax.serving.answers import Answers
+from lmindexer_jax.serving.app import Limits, make_app
+
+LIMITS = Limits(query=300, k=20, running=2, waiting=3)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    searcher = Searcher.load(retrievers.make(tmp_path_factory.mktemp("app")))
+    return Answers(searcher, Gloss(searcher.table, searcher.corpus), title="corpus.jsonl")
+
+
+@pytest.fixture(scope="module")
+def client(answers):
+    with TestClient(make_app(answers, limits=LIMITS, hosts=("localhost",)), base_url="http://localhost:8000") as client:
+        yield client
+
+
+def refused(response, status: int, line: str):
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert line in error and "\n" not in error
+
+
+def test_documents_and_beams_that_belong_together(client, answers):
+    found = client.get("/api/search", params={"q": " t1w3 s12w1 ", "k": 7}).json()
+    assert found["query"] == "t1w3 s12w1" and found["k"] == 7 and found["milliseconds"] > 0
+    (hits,) = answers.searcher.search(["t1w3 s12w1"], k=7)
+    assert [(hit["document"], hit["full_id"], hit["text"]) for hit in found["hits"]] == [
+        (hit.document, hit.full_id, hit.text) for hit in hits
+    ]
+    np.testing.assert_allclose([hit["log_prob"] for hit in found["hits"]], [hit.log_prob for hit in hits], atol=1e-5)
+    beams = {beam["prefix"]: beam for position in found["positions"] for beam in position["beams"]}
+    assert [position["codes"] for position in found["positions"]] == list(retrievers.SIZES)
+    for hit in found["hits"]:
+        assert hit["path"] == [f"topic {hit['prefixes'][0]}", f"sub {hit['prefixes'][1].replace('-', '.')}"]
+        given = np.prod([beams[prefix]["given"] for prefix in hit["prefixes"]])
+        last = beams[hit["prefixes"][-1]]
+        np.testing.assert_allclose(given, last["probability"], rtol=1e-4)
+        assert hit["probability"] <= last["probability"] * (1 + 1e-5) and last["documents"] >= 1
+    first = found["positions"][0]
+    assert first["kept"] == pytest.approx(1, abs=1e-5) and len(first["beams"]) == 4
+    for beam in first["beams"]:
+        assert all(word[:2] in (f"t{beam['prefix']}", f"s{beam['prefix']}") for word in beam["words"][:5]), "the topic's own"
+        assert {mix["path"][0] for mix in beam["categories"]} == {f"topic {beam['prefix']}"}
+
+
+def test_within_a_category_and_different_ones(client):
+    found = client.get("/api/search", params={"q": "t1w3", "category": "topic 2 > sub 2.1", "k": 20}).json()
+    assert found["hits"] and all(hit["full_id"].startswith("2-1-") for hit in found["hits"])
+    assert all(beam["prefix"][:3] in ("2", "2-1") for place in found["positions"] for beam in place["beams"])
+    plain, diverse = (client.get("/api/search", params={"q": "t1w3", "diverse": d}).json()["hits"] for d in "01")
+    assert len(plain) == len(diverse) == 10
+    refused(client.get("/api/search", params={"q": "t1w3", "category": "none"}), 400, "no document has a category path")
+
+
+def test_about(client):
+    about = client.get("/api/about").json()
+    assert about["documents"] == 60 and about["codes"] == [4, 3, 4] and about["categories"] and about["title"] == "corpus.jsonl"
+    assert about["limits"]["query"] == 300 and 0 < len(about["examples"]) <= 4
+    assert all(client.get("/api/search", params={"q": text}).status_code == 200 for text in about["examples"])
+
+
+@pytest.mark.parametrize(
+    ("query", "line"),
+    [
+        ("", "q is empty"), ("q=%20%0a", "q is empty"), ("q=a&k=0", "k goes from 1 to 20"), ("q=a&k=21", "k goes from"),
+        ("q=a&k=", "k goes from"), ("q=a&k=1e1", "k goes from"), ("q=a&k=-1", "k goes from"), ("q=a&k=%D9%A3", "k goes from"),
+        ("q=a&k=1_0", "k goes from"), ("q=a&k=99999999999999999999", "k goes from"), ("q=a&q=b", "q is given twice"),
+        ("q=a&limit=3", "unknown parameter 'limit'"), ("q=" + "a" * 301, "at most 300"), ("q=a&diverse=yes", "diverse is 0 or 1"),
+        ("q=a&category=%3E", "names no category"), ("q=a&category=" + "x" * 301, "at most 300"),
+    ],
+)  # fmt: skip
+def test_a_wrong_parameter_is_one_line(client, query, line):
+    refused(client.get(f"/api/search?{query}"), 400, line)
+
+
+def test_there_is_one_page_and_nothing_else(client):
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8" and "<!doctype html>" in page.text
+    assert "innerHTML" not in page.text and "http://www.w3.org/2000/svg" in page.text
+    assert page.text.count("://") == page.text.count("http://www.w3.org/2000/svg"), "no address of another machine"
+    for path in ("/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page.html", "/static/..%2f", "//etc/passwd", "/api/search/", "/api"):
+        refused(client.get(path), 404, "Not Found")
+    refused(client.put("/api/search"), 405, "Method Not Allowed")
+    refused(client.post("/", content=b"x" * 100), 413, "no body is read here")
+    refused(client.request("GET", "/api/search?q=a", content=iter([b"x"])), 413, "no body is read here")
+
+
+def test_headers_are_on_everything_and_name_the_pages_own_script(client):
+    answers = [client.get("/"), client.get("/api/search?q=a"), client.get("/api/search"), client.get("/no"), client.post("/", content=b"x")]
+    answers.append(client.get("/", headers={"host": "evil.example"}))
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and policy.count("'sha256-") == 2
+    assert answers[-1].status_code == 400, "a page under another name cannot read the documents"
+
+
+def test_too_many_at_a_time_are_refused_with_one_line(answers, monkeypatch):
+    held, begun = threading.Event(), threading.Semaphore(0)
+    search = answers.search
+
+    def slow(*args, **kwargs):
+        begun.release()
+        held.wait(30)
+        return search(*args, **kwargs)
+
+    monkeypatch.setattr(answers, "search", slow)
+    found = []
+    with TestClient(make_app(answers, limits=LIMITS)) as client:
+        threads = [threading.Thread(target=lambda: found.append(client.get("/api/search?q=a"))) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        assert begun.acquire(timeout=30) and begun.acquire(timeout=30), "two run"
+        for _ in range(500):
+            more = client.get("/api/search?q=a") if sum(thread.is_alive() for thread in threads) == 5 else None
+            if more is not None and more.status_code == 503:
+                break
+        refused(more, 503, "too many searches are waiting")
+        assert more.headers["retry-after"] == "1" and not begun.acquire(blocking=False), "and two alone"
+        held.set()
+        for thread in threads:
+            thread.join(60)
+        assert [each.status_code for each in found] == [200] * 5
+        assert client.get("/api/search?q=a").status_code == 200
+
+
+ODD = st.one_of(
+    st.text(max_size=400),
+    st.text(st.characters(categories=["Cc", "Cf", "Zs", "Co", "Mn"]), max_size=60),
+    st.integers().map(str),
+    st.sampled_from(["", "10", "20", "0", "-0", "+5", "1.0", "NaN", "∞", "５", "a" * 5000, "\0", "../../etc/passwd", "1"]),
+    st.sampled_from(["topic 1", "topic 1 > sub 1.0", " topic 2>", ">"]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.one_of(st.sampled_from(["q", "k", "category", "diverse"]), st.text(max_size=5)), ODD, max_size=5))
+def test_no_parameters_are_an_error_of_the_server(client, parameters):
+    answer = client.get("/api/search", params=parameters)
+    assert answer.status_code in (200, 400)
+    content = json.loads(answer.content)
+    assert content.keys() == {"query", "k", "milliseconds", "hits", "positions"} if answer.status_code == 200 else {"error"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(min_size=1, max_size=300))
+def test_no_query_is_an_error_of_the_server(client, query):
+    answer = client.get("/api/search", params={"q": query})
+    assert answer.status_code == (200 if query.strip() else 400)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_are_an_error_of_the_server(client, raw):
+    escaped = "".join(f"%{byte:02x}" for byte in raw)
+    assert client.get(f"/api/search?q={escaped}").status_code in (200, 400)
+    assert client.get(f"/api/search?{escaped}=1").status_code == 400
+    assert client.get(f"/{escaped}x").status_code == 404
