@@ -34,6 +34,16 @@ def test_a_config_can_be_planned(path, variant):
         plannable(config)
 
 
+@pytest.mark.parametrize("name", ["losses:no_commitment", "sizes:t5", "sizes:k1024-tiny", "hints:h0", "noise:truncated-tiny"])
+def test_variants_of_ablations_differ_from_each_other(name):
+    stem, variant = name.split(":")
+    path = HOME / "ablations" / f"{stem}.py"
+    plannable(load(path, variant))
+    assert load(path, variant) != load(path, "tiny" if variant.endswith("tiny") else "")
+    with pytest.raises(UserError, match="config variant 'none'"):
+        load(path, "none")
+
+
 def plannable(config):
     check(config)
     positions = len(config.indexer.codebook_sizes)

@@ -4,7 +4,7 @@
         --workdir runs/no_reconstruction
 
 Expected: documents are told apart, but by anything. Where a text's topic is not what differs most between texts, codes are
-in even use and *meaningless*; where it is, they inform, and the reconstructor, which never learned, is reported instead.
+in even use and *meaningless*; where it is, they inform. A reconstructor that no loss has trained is not judged.
 """
 
 from lmindexer_jax.config import Config

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmindexer_jax.data import prepared, readers
 from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.noise import NoiseConfig, check as check_noise, damaged
 from lmindexer_jax.data.records import Dropped, Reason, Row
 from lmindexer_jax.errors import UserError
 
@@ -32,6 +33,7 @@ class CorpusConfig:
     path_field: str = "path"  # optional category path, root first: a list of strings, or "a > b > c"
     on_bad: OnBad = OnBad.DROP
     max_documents: int = 0  # 0 takes all
+    noise: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)  # damage to the texts, for ablations
     cache_dir: str = ""  # of prepared corpora and token stores; "" is $LMINDEXER_CACHE or ~/.cache/lmindexer_jax
 
 
@@ -119,6 +121,7 @@ def template_fields(template: str) -> tuple[str, ...]:
 
 
 def _check_source(config: CorpusConfig) -> None:
+    check_noise(config.noise)
     if bool(config.path) == bool(config.name):
         raise UserError("give exactly one of corpus.path (a file or folder) and corpus.name (a named corpus)")
 
@@ -154,6 +157,7 @@ def _document(
         return Dropped(row.where, Reason.BAD_UTF8, "characters that are no Unicode text")
     if not any(values.values()):
         return Dropped(row.where, Reason.EMPTY_TEXT, f"nothing in {', '.join(values)}")
+    text = damaged(text, config.noise, id=name)
     return Document(name, text, path, {field: row.fields[field] for field in kept if field in row.fields})
 
 
