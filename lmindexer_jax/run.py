@@ -16,6 +16,7 @@ from lmindexer_jax.indexing.estimate import estimate, matmul_rate
 from lmindexer_jax.indexing.runner import Run, walk
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.prepare import prepare, prepare_two_stage
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.sharding import make_mesh
 
 
@@ -28,15 +29,17 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_root(config.corpus.cache_dir) / "compiled"))
     index = learned if config.indexer_kind == IndexerKind.LEARNED else clustered
-    conclude(config, index(config, workdir, console=console), console=console)
+    ended = index(config, workdir, console=console)
+    if hosts.first():
+        conclude(config, ended, console=console)
+    hosts.barrier()
 
 
 def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended:
     """The method itself: the language model learns the codes."""
     prepared = prepare(config, workdir, console=console)
-    observe = make_observer(
-        prepared.functions, prepared.inputs, labels=labels_of(prepared.corpus), seed=config.seed, console=console
-    )
+    labels = labels_of(prepared.corpus)
+    observe = make_observer(prepared.functions, prepared.inputs, labels=labels, seed=config.seed, console=console)
     run = Run(
         workdir=workdir,
         functions=prepared.functions,

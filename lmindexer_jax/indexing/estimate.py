@@ -12,6 +12,7 @@ from lmindexer_jax.indexing.centres import Centres
 from lmindexer_jax.indexing.objective import make_objective
 from lmindexer_jax.indexing.recipe import Stage, StageKind
 from lmindexer_jax.indexing.runner import Run, batches, start
+from lmindexer_jax.training.sharding import put_batch
 from lmindexer_jax.training.steps import make_step
 
 SHARE_OF_PEAK = 0.5  # what training steps reach of the matmul rate, so far
@@ -48,7 +49,7 @@ def step_cost(run: Run, stage: Stage) -> tuple[float, float]:
     unknown = [Centres(np.zeros((1, p), np.int32), np.zeros((1, width), np.float32)) for p in range(len(known), 1 + stage.position)]
     run = dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
     state, optimiser, rules = start(run, stage)
-    batch = next(batches(run, stage, None))
+    batch = put_batch(next(batches(run, stage, None)), run.mesh)
     step = make_step(make_objective(run.functions, stage, run.recipe), optimiser, rules)
     lowered = step.lower(state, batch, jax.random.key(0))
     flops = float(lowered.cost_analysis().get("flops", 0.0))

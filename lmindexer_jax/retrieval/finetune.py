@@ -30,7 +30,7 @@ from lmindexer_jax.retrieval.trie import END, Trie
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, paths, split
-from lmindexer_jax.training.sharding import put_batch, tree_shardings
+from lmindexer_jax.training.sharding import own_rows, put_batch, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
 
 
@@ -88,8 +88,11 @@ class Examples:
         """Pairs."""
         return len(self.tokens)
 
-    def fetch(self, indices: Int[np.ndarray, " B"], _: np.random.Generator) -> dict[str, np.ndarray]:
-        """The arrays of a batch."""
+    def fetch(
+        self, indices: Int[np.ndarray, " B"], rows: Int[np.ndarray, " b"], _: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """The arrays of some rows of a batch."""
+        indices = indices[rows]
         return {"tokens": self.tokens[indices], "mask": self.mask[indices], "codes": self.codes[indices]}
 
     def digest(self) -> str:
@@ -137,7 +140,7 @@ def finetune(
     order = int(jax.random.randint(order_key, (), 0, 2**31 - 1))
     data = training_batches(
         examples.fetch, documents=len(examples), batch_size=config.batch_size, seed=order, steps=steps,
-        process=jax.process_index(), processes=jax.process_count(),
+        rows=own_rows(config.batch_size, mesh),
     )  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as opened:
