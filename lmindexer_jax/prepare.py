@@ -34,6 +34,7 @@ from lmindexer_jax.models.reconstructor import Head
 from lmindexer_jax.models.t5 import T5Config
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import save_tree
+from lmindexer_jax.training.sharding import make_mesh
 
 
 @dataclasses.dataclass
@@ -156,6 +157,7 @@ def prepare_two_stage(config: Config, workdir: pathlib.Path, *, console: Console
         ids=ids,
         vectors=vectors,
         dtype=dtype,
+        mesh=make_mesh(config.mesh),
         seed=config.seed,
         console=console,
         checkpoint_seconds=config.checkpoint_seconds,

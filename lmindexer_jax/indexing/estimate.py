@@ -43,11 +43,7 @@ def estimate(run: Run) -> list[PlannedStage]:
 
 def step_cost(run: Run, stage: Stage) -> tuple[float, float]:
     """FLOPs and megabytes of one training step."""
-    # Centres of prefixes that are not learned yet are stood in for: only shapes matter here.
-    width = run.params["codebook_0"].shape[1]
-    known = run.inputs.centres
-    unknown = [Centres(np.zeros((1, p), np.int32), np.zeros((1, width), np.float32)) for p in range(len(known), 1 + stage.position)]
-    run = dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
+    run = standing_in(run, stage)
     state, optimiser, rules = start(run, stage)
     batch = put_batch(next(batches(run, stage, None)), run.mesh)
     step = make_step(make_objective(run.functions, stage, run.recipe), optimiser, rules)
@@ -60,6 +56,14 @@ def step_cost(run: Run, stage: Stage) -> tuple[float, float]:
     bag = run.functions.module.config.reconstructor.kind == "bag"
     logits = rows * (1 if bag else length) * vocabulary * 4
     return flops, (held + gradient + 3 * logits) / 2**20
+
+
+def standing_in(run: Run, stage: Stage) -> Run:
+    """The run with something in place of the centres that a stage needs and that are not learned yet: shapes are right."""
+    width = run.params["codebook_0"].shape[1]
+    known = run.inputs.centres
+    unknown = [Centres(np.zeros((1, p), np.int32), np.zeros((1, width), np.float32)) for p in range(len(known), 1 + stage.position)]
+    return dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
 
 
 def pass_minutes(run: Run, stage: Stage, rate: float) -> float:

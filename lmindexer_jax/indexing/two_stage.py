@@ -19,6 +19,7 @@ import json
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,7 @@ class TwoStage:
     ids: Sequence[str]
     vectors: Float[np.ndarray, "N D"] | None  # None where the kind needs none
     dtype: jnp.dtype
+    mesh: Any
     seed: int
     console: Console
     checkpoint_seconds: float
@@ -232,6 +234,7 @@ def learn_rqvae(run: TwoStage) -> None:
             training=run.config.training,
             dtype=run.dtype,
             key=jax.random.key(run.seed),
+            mesh=run.mesh,
             checkpoints=checkpoints,
             checkpoint_seconds=run.checkpoint_seconds,
             fingerprint=run.fingerprint,

@@ -134,6 +134,7 @@ def finetune(
     optimiser = make_optimiser(config.optim, moving_rules, params, steps=steps)
     state = State(params, optimiser.init(split(params, moving_rules)[0]), {}, jnp.zeros((), jnp.int32))
     state = jax.device_put(state, tree_shardings(state, mesh))
+    objective = make_objective(functions, jax.device_put(trie))
     settings = json.dumps([dataclasses.asdict(config), examples.digest(), seed, identity], sort_keys=True)
     fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
     order_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x52))
@@ -165,7 +166,7 @@ def finetune(
 
         state = train(
             state,
-            step=make_step(make_objective(functions, jax.device_put(trie)), optimiser, moving_rules),
+            step=make_step(objective, optimiser, moving_rules, layout=tree_shardings(state, mesh)),
             batches=(put_batch(data[number], mesh) for number in range(begin, steps)),
             key=train_key,
             start=begin,

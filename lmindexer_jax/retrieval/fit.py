@@ -133,7 +133,7 @@ def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal:
     ends = run.rows.epoch_ends()
     epoch_of = {end: epoch for epoch, end in enumerate(ends, start=1)}
     started = saved = time.monotonic()
-    step = make_step(make_objective(run.functions, run.config), optimiser, RULES)
+    step = make_step(make_objective(run.functions, run.config), optimiser, RULES, layout=tree_shardings(state, run.mesh))
     batches = run.rows.batches(start=begin, rows=own_rows(run.config.batch_size, run.mesh))
 
     with run.console.progress("train", total=total, start=begin) as progress:

@@ -114,6 +114,17 @@ def put_batch(batch, mesh: Mesh):
     return jax.tree.map(put, batch)
 
 
+def spread_rows(tree, *, multiple: int):
+    """Arrays that every process has, zeros added, their rows split over all devices: on each a multiple of so many."""
+    mesh = make_mesh(MeshConfig())
+
+    def put(leaf: np.ndarray) -> Array:
+        missing = -len(leaf) % (multiple * mesh.size)
+        return _put(np.pad(leaf, ((0, missing), *((0, 0),) * (leaf.ndim - 1))), NamedSharding(mesh, ROWS))
+
+    return jax.tree.map(put, tree)
+
+
 def split_rows(batch, mesh: Mesh):
     """Inside a compiled function: rows over all devices, where they divide."""
 
@@ -121,6 +132,11 @@ def split_rows(batch, mesh: Mesh):
         return leaf if leaf.shape[0] % mesh.size else jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, ROWS))
 
     return jax.tree.map(split, batch)
+
+
+def lay_out(tree, mesh: Mesh):
+    """Inside a compiled function: leaves as `tree_shardings` says."""
+    return jax.lax.with_sharding_constraint(tree, tree_shardings(tree, mesh))
 
 
 def local_mesh(*, split: bool = False) -> Mesh:
