@@ -17,7 +17,7 @@ from lmindexer_jax.indexing.runner import Run, walk
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.prepare import prepare, prepare_two_stage
 from lmindexer_jax.training import hosts
-from lmindexer_jax.training.sharding import make_mesh
+from lmindexer_jax.training.sharding import make_mesh, place
 
 
 def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
@@ -40,14 +40,15 @@ def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended
     prepared = prepare(config, workdir, console=console)
     labels = labels_of(prepared.corpus)
     observe = make_observer(prepared.functions, prepared.inputs, labels=labels, seed=config.seed, console=console)
+    mesh = make_mesh(config.mesh)
     run = Run(
         workdir=workdir,
         functions=prepared.functions,
         recipe=config.recipe,
         stages=prepared.stages,
         inputs=prepared.inputs,
-        params=prepared.params,
-        mesh=make_mesh(config.mesh),
+        params=place(prepared.params, mesh),
+        mesh=mesh,
         seed=config.seed,
         console=console,
         observe=observe,

@@ -89,7 +89,6 @@ def walk(run: Run) -> Params:
     Returns:
       the parameters after the last stage.
     """
-    run.params = place(run.params, run.mesh)
     assigners = Assigners(run.workdir / "assigners")
     with contextlib.ExitStack() as open_files:
         checkpoints = open_files.enter_context(Checkpoints(run.workdir / "checkpoints"))
