@@ -10,14 +10,17 @@ import dataclasses
 import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 from jax._src import distributed  # its barrier is the only one that holds up no device
+from jax._src.clusters import ClusterEnv  # what `jax.distributed.initialize` looks through
 from jax.experimental import multihost_utils
 
+from lmindexer_jax.console import EXIT_USER_ERROR
 from lmindexer_jax.errors import UserError
 
 EXIT_LOST = 3  # of a process that has lost another one
@@ -43,32 +46,42 @@ def start(config: HostsConfig) -> None:
     Cloud TPU, GKE, SLURM and Open MPI.
 
     Raises:
-      UserError: variables that make no sense, or not all processes were there in time. Never is trained alone what was
-        meant for several.
+      UserError: variables that make no sense. A process that has not found all others in time ends, with one line and
+        exit code 2: never is trained alone what was meant for several.
     """
-    given = [name for name in VARIABLES if os.environ.get(name)]
-    if given == ["JAX_NUM_PROCESSES"] and _number("JAX_NUM_PROCESSES") == 1:
-        return
     count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
-    try:
-        jax.distributed.initialize(
-            num_processes=count,
-            process_id=index,
-            initialization_timeout=config.join_seconds,
-            heartbeat_timeout_seconds=config.lost_seconds,
-            shutdown_timeout_seconds=config.lost_seconds,
-        )
-    except ValueError as error:
-        if not given and "coordinator_address" in str(error):
-            return  # no cluster of any kind that JAX knows
-        raise UserError(f"several processes: {error} Set {', '.join(VARIABLES)} on every host") from None
-    except jax.errors.JaxRuntimeError as error:
-        state = distributed.global_state
-        where = f"process {state.process_id} of {state.num_processes} at {state.coordinator_address}"
-        raise UserError(
-            f"{where}: not all processes joined within {config.join_seconds} s; start every one of them, and look at the"
-            f" address, its port and firewalls ({_first_line(error)})"
-        ) from None
+    missing = [name for name in VARIABLES if not os.environ.get(name)]
+    found = any(not kind.opt_in_only_method and kind.is_env_present() for kind in ClusterEnv._cluster_types)
+    if count == 1 or (missing == list(VARIABLES) and not found):
+        return
+    if missing and not found:
+        raise UserError(f"several processes need {', '.join(VARIABLES)}; set {' and '.join(missing)} too, or none of them")
+    if count is not None and index is not None and index >= count:
+        raise UserError(f"JAX_PROCESS_ID={index}: processes are numbered from 0 to {count - 1}")
+    # The runtime's own limit ends the process by a signal and a page of text, so a clock of our own runs out before it.
+    clock = threading.Timer(config.join_seconds, _give_up, [config.join_seconds])
+    clock.daemon = True
+    clock.start()
+    jax.distributed.initialize(
+        num_processes=count,
+        process_id=index,
+        initialization_timeout=config.join_seconds + 60,
+        heartbeat_timeout_seconds=config.lost_seconds,
+        shutdown_timeout_seconds=config.lost_seconds,
+    )
+    clock.cancel()
+
+
+def _give_up(seconds: int) -> None:
+    """End a process that waits in vain for the others to join."""
+    state = distributed.global_state
+    print(
+        f"error: process {state.process_id} at {state.coordinator_address}: not all processes of the run joined within"
+        f" {seconds} s; start every one of them, and look at the address, its port and firewalls",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(EXIT_USER_ERROR)
 
 
 def _number(name: str) -> int | None:

@@ -40,15 +40,22 @@ def test_due_when_the_time_is_over():
     assert due(2) and not due(3)
 
 
-@pytest.mark.parametrize("name, value, message", [("JAX_NUM_PROCESSES", "two", "whole number"), ("JAX_PROCESS_ID", "0", "JAX_")])
-def test_variables_without_a_meaning_are_one_line(monkeypatch, name, value, message):
+@pytest.mark.parametrize(
+    "variables, message",
+    [
+        ({"JAX_NUM_PROCESSES": "two"}, "whole number"),
+        ({"JAX_PROCESS_ID": "0"}, "set JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES too"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "from 0 to 1"),
+    ],
+)
+def test_variables_without_a_meaning_are_one_line(monkeypatch, variables, message):
     from lmindexer_jax.errors import UserError
     from lmindexer_jax.training import hosts
 
     for other in hosts.VARIABLES:
         monkeypatch.delenv(other, raising=False)
-    monkeypatch.setenv(name, value)
-    monkeypatch.setattr(hosts.jax._src.xla_bridge, "backends_are_initialized", lambda: False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message) as error:
         hosts.start(hosts.HostsConfig())
     assert "\n" not in str(error.value)
@@ -63,4 +70,4 @@ def test_who_cannot_join_fails_in_time(missing):
     assert group.wait(60) == [2], group.said()
     assert time.monotonic() - began < 30
     said = group.output(0).strip().splitlines()
-    assert "not all processes joined within 5 s" in said[-1], group.said()
+    assert "not all processes of the run joined within 5 s" in said[-1], group.said()
