@@ -38,7 +38,7 @@ class Group:
             if number in missing:
                 continue
             own = environment | ({"JAX_PROCESS_ID": str(number)} if count > 1 else {})
-            log = tempfile.TemporaryFile("w+")
+            log = tempfile.NamedTemporaryFile("w", suffix=f"-{number}.log", delete=False)
             command = [sys.executable, "-c", script, *map(str, arguments)]
             self.processes.append(subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT))
             self.logs.append(log)
@@ -53,6 +53,8 @@ class Group:
             for process in self.processes:
                 process.kill()
                 process.wait()
+            for log in self.logs:
+                log.close()
 
     def said(self) -> str:
         """All that they wrote."""
@@ -60,5 +62,4 @@ class Group:
 
     def output(self, number: int) -> str:
         """What one of them wrote."""
-        self.logs[number].seek(0)
-        return self.logs[number].read()
+        return pathlib.Path(self.logs[number].name).read_text()

@@ -38,7 +38,7 @@ from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import make_optimiser, paths, split
-from lmindexer_jax.training.sharding import here, own_rows, place, put_batch, tree_shardings
+from lmindexer_jax.training.sharding import here, own_rows, place, put_batch, replicate, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
 
 
@@ -195,7 +195,7 @@ def restore(run: Run, checkpoints: Checkpoints, assigners: Assigners) -> tuple[i
 
 def resting(run: Run) -> State:
     """The state between two stages: parameters alone."""
-    return State(run.params, {}, {}, jnp.zeros((), jnp.int32))
+    return State(run.params, {}, {}, replicate(np.zeros((), np.int32), run.mesh))
 
 
 def start(run: Run, stage: Stage) -> tuple[State, Any, Any]:

@@ -143,6 +143,8 @@ def save_tree(directory: str | os.PathLike, tree: Any) -> None:
     Raises:
       UnwrittenCheckpoint: it could not be written; the tree that was there still is.
     """
+    if hosts.several():  # each has the whole tree on its own devices; as host arrays the first writes it
+        tree = jax.tree.map(np.asarray, tree)
     _begin_save(pathlib.Path(directory).absolute(), tree, {})()
     hosts.barrier()
 
