@@ -31,7 +31,8 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
     index = learned if config.indexer_kind == IndexerKind.LEARNED else clustered
     ended = index(config, workdir, console=console)
     if hosts.first():
-        conclude(config, ended, console=console)
+        with hosts.alone():
+            conclude(config, ended, console=console)
     hosts.barrier()
 
 

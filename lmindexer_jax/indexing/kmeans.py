@@ -91,13 +91,14 @@ def kmeans(
 def _fit_whole(vectors, weights, centres, *, similarity, iterations, tolerance):
     """Lloyd's algorithm as one compiled loop over vectors on the device, or split over all of them where they are many."""
     rows = chunk_rows(len(centres))
-    if vectors.size < SPLIT_FROM or jax.device_count() == 1:
+    devices = jax.device_count() if hosts.several() else jax.local_device_count()
+    if vectors.size < SPLIT_FROM or devices == 1:
         missing = -len(vectors) % rows
         vectors = jnp.pad(jnp.asarray(vectors, jnp.float32), ((0, missing), (0, 0)))
         weights = jnp.pad(jnp.asarray(weights), (0, missing))
         groups = 1
     else:
-        groups = jax.device_count()
+        groups = devices
         vectors, weights = spread_rows((np.asarray(vectors, np.float32), weights), multiple=rows)
         centres = np.asarray(centres)
     centres, done = _lloyd(vectors, weights, centres, similarity, rows, groups, iterations, tolerance)

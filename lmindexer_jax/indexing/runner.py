@@ -135,7 +135,10 @@ def do_stage(
 def observe(run: Run, moment: Moment) -> dict[str, Any]:
     """What the observer makes of a moment; of several processes, the first alone asks it and the others wait."""
     moment = moment._replace(params=here(moment.params))
-    seen = run.observe(moment) if hosts.first() else {}
+    seen = {}
+    if hosts.first():
+        with hosts.alone():
+            seen = run.observe(moment)
     hosts.barrier()
     return seen
 

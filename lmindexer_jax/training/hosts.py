@@ -6,6 +6,7 @@ A process that is alone meets no barrier: every function here then does nothing.
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import itertools
 import os
@@ -29,6 +30,7 @@ GATHERED_TOGETHER = 2**26  # bytes of each process
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 _passed = itertools.count()
+_alone = contextvars.ContextVar("alone", default=False)
 
 
 @dataclasses.dataclass
@@ -98,8 +100,18 @@ def _first_line(error: Exception) -> str:
 
 
 def several() -> bool:
-    """Whether the run has more than one process."""
-    return jax.process_count() > 1
+    """Whether more than one process does what is done now."""
+    return jax.process_count() > 1 and not _alone.get()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What is done in the block is done by this process alone: it waits for nobody, and uses its own devices."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def first() -> bool:

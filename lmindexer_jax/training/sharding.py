@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.training import hosts
 
 SMALL = 2**16  # numbers; a smaller parameter is cheaper to copy than to gather
 ROWS = PartitionSpec(("data", "fsdp"))
@@ -115,8 +116,11 @@ def put_batch(batch, mesh: Mesh):
 
 
 def spread_rows(tree, *, multiple: int):
-    """Arrays that every process has, zeros added, their rows split over all devices: on each a multiple of so many."""
-    mesh = make_mesh(MeshConfig())
+    """Arrays that every process has, zeros added, their rows split over all devices: on each a multiple of so many.
+
+    All devices are this process's own where it works alone.
+    """
+    mesh = make_mesh(MeshConfig()) if hosts.several() else local_mesh()
 
     def put(leaf: np.ndarray) -> Array:
         missing = -len(leaf) % (multiple * mesh.size)
