@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import dataclasses
 import itertools
+import math
 import os
 import sys
 import threading
@@ -170,7 +171,7 @@ def gather(rows: np.ndarray, *, counts: list[int]) -> np.ndarray:
     if not several():
         return rows
     barrier()
-    size = max(1, GATHERED_TOGETHER // max(1, rows[:1].nbytes, int(np.prod(rows.shape[1:])) * rows.itemsize))
+    size = max(1, GATHERED_TOGETHER // max(1, math.prod(rows.shape[1:]) * rows.itemsize))
     parts = []
     for begin in range(0, max(counts), size):
         part = rows[begin : begin + size]
