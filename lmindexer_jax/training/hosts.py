@@ -65,6 +65,8 @@ def start(config: HostsConfig) -> None:
     clock = threading.Timer(config.join_seconds, _give_up, [config.join_seconds])
     clock.daemon = True
     clock.start()
+    # Its handler would swallow SIGTERM, by which launchers end processes.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         num_processes=count,
         process_id=index,
