@@ -12,6 +12,7 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.recipe import RecipeConfig
 from lmindexer_jax.indexing.two_stage import IndexerKind, TwoStageConfig
 from lmindexer_jax.models.indexer import IndexerConfig
+from lmindexer_jax.training.hosts import HostsConfig
 from lmindexer_jax.training.sharding import MeshConfig
 
 
@@ -45,6 +46,7 @@ class Config:
     recipe: RecipeConfig = dataclasses.field(default_factory=RecipeConfig)
     two_stage: TwoStageConfig = dataclasses.field(default_factory=TwoStageConfig)  # of every kind but "learned"
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     precision: Precision = Precision.AUTO
     seed: int = 0
     baseline: bool = True  # residual k-means of embeddings and of word vectors at the same K, beside the learned codes
@@ -70,7 +72,7 @@ class BakeoffConfig:
 
 
 # What may change between two calls on one workdir: it does not touch the result.
-FREE = ("checkpoint_seconds", "language_model.cache_states", "console", "mesh", "baseline", "interactions", "corpus.cache_dir")
+FREE = ("checkpoint_seconds", "language_model.cache_states", "console", "mesh", "hosts", "baseline", "interactions", "corpus.cache_dir")
 
 
 def flatten(config: Config) -> dict[str, object]:

@@ -6,6 +6,7 @@ import enum
 import errno
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,11 @@ class Console:
             file=self.stream, width=width, force_terminal=mode is Mode.RICH, no_color=mode is not Mode.RICH, highlight=False
         )
         self._bars: rich.progress.Progress | None = None
+
+    @classmethod
+    def silent(cls) -> "Console":
+        """One that says nothing at all, not even warnings: of the processes of a run, the first speaks for all."""
+        return cls(Mode.PLAIN, stream=open(os.devnull, "w"))
 
     def plan(self, title: str, stages: Sequence[PlannedStage]) -> None:
         """Show what is about to happen and what it will cost, before any of it starts."""

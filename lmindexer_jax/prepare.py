@@ -32,7 +32,9 @@ from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions, Params
 from lmindexer_jax.models.reconstructor import Head
 from lmindexer_jax.models.t5 import T5Config
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import save_tree
+from lmindexer_jax.training.sharding import make_mesh
 
 
 @dataclasses.dataclass
@@ -68,19 +70,22 @@ def open_texts(config: Config, workdir: pathlib.Path, *, console: Console) -> Te
       UserError: bad settings, bad corpus, unknown language model, or a workdir that holds another run.
     """
     check(config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    corpus = open_corpus(config.corpus)
-    console.note(f"corpus: {len(corpus):,} documents" + dropped_text(corpus.dropped))
     preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
-    tokenizer = open_tokenizer(config, preset, corpus, workdir)
     cache = cache_root(config.corpus.cache_dir)
-    store = open_tokens(corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache)
-
-    old = read_run(workdir)
-    precision = old["precision"] if old else str(resolve_precision(config.precision))
+    with hosts.first_goes_ahead():
+        workdir.mkdir(parents=True, exist_ok=True)
+        corpus = open_corpus(config.corpus)
+        console.note(f"corpus: {len(corpus):,} documents" + dropped_text(corpus.dropped))
+        tokenizer = open_tokenizer(config, preset, corpus, workdir)
+        store = open_tokens(corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache)
+        old = read_run(workdir)
+    choices = list(Precision)
+    asked = Precision(old["precision"]) if old else resolve_precision(config.precision)
+    precision = str(choices[int(hosts.of_first(choices.index(asked)))])
     settings = flatten(config) | {"corpus content": corpus.hash, "tokens": store.hash}
     if config.indexer_kind != IndexerKind.LEARNED and config.two_stage.vectors.path:
         settings["vectors content"] = content_hash(pathlib.Path(config.two_stage.vectors.path).expanduser())
+    hosts.agree(fingerprint(settings), what="settings or documents")
     if old:
         refuse_change(old["settings"], settings, workdir=str(workdir))
     return Texts(corpus, preset, tokenizer, store, precision, settings)
@@ -104,7 +109,7 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
     unlabelled = tokenizer.special_ids
     inputs = Inputs(store, unlabelled, np.zeros((len(corpus), positions), np.int32), words)
     if frozen_language_model(stages) and config.language_model.cache_states:
-        encoded = encode_corpus(functions, params, store, directory=cache / "encoded", console=console)
+        encoded = encode_corpus(functions, params, store, directory=encoded_home(cache, workdir), console=console)
         inputs.encoded, inputs.pooled, inputs.lexical = encoded
     if config.indexer.pooled_weight > 0:
         assigners = Assigners(workdir / "assigners")
@@ -131,7 +136,8 @@ def prepare_two_stage(config: Config, workdir: pathlib.Path, *, console: Console
     bind(workdir, settings=texts.settings, precision=texts.precision, config=config)
     if from_model:
         save_tree(workdir / "assigners" / ENCODER, {name: params[name] for name in params if name not in ("decoder", "reconstructor")})
-        cache = cache_root(config.corpus.cache_dir) / "encoded" if config.language_model.cache_states else None
+        cache = cache_root(config.corpus.cache_dir)
+        cache = encoded_home(cache, workdir) if config.language_model.cache_states else None
         vectors = from_language_model(
             settings.source,
             functions,
@@ -151,6 +157,7 @@ def prepare_two_stage(config: Config, workdir: pathlib.Path, *, console: Console
         ids=ids,
         vectors=vectors,
         dtype=dtype,
+        mesh=make_mesh(config.mesh),
         seed=config.seed,
         console=console,
         checkpoint_seconds=config.checkpoint_seconds,
@@ -173,6 +180,12 @@ def check(config: Config) -> None:
 def frozen_language_model(stages: list[Stage]) -> bool:
     """Whether no stage moves the encoder, so that its states can be kept."""
     return all(stage.rates.language_model == 0 for stage in stages if stage.kind.trains)
+
+
+def encoded_home(cache: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
+    """Where encoder states are kept: for other runs too, but in the workdir where several hosts must see them."""
+    shared = workdir / "encoded"
+    return shared if hosts.several() or shared.exists() else cache / "encoded"
 
 
 def dropped_text(dropped: dict[str, int]) -> str:
@@ -249,7 +262,8 @@ def read_run(workdir: pathlib.Path) -> dict | None:
 
 def bind(workdir: pathlib.Path, *, settings: dict, precision: str, config: object) -> None:
     """Bind a workdir to its settings, by a run.json that is written once, when the run starts; `config` is a dataclass."""
-    if (workdir / "run.json").exists():
+    hosts.barrier()
+    if not hosts.first() or (workdir / "run.json").exists():
         return
     content = {
         "version": __version__,

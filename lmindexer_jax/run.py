@@ -15,7 +15,8 @@ from lmindexer_jax.indexing.estimate import estimate, matmul_rate
 from lmindexer_jax.indexing.runner import Run, walk
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.prepare import prepare, prepare_two_stage
-from lmindexer_jax.training.sharding import make_mesh
+from lmindexer_jax.training import hosts
+from lmindexer_jax.training.sharding import make_mesh, place
 
 
 def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
@@ -26,23 +27,27 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
     """
     keep_compiled(config.corpus.cache_dir)
     index = learned if config.indexer_kind == IndexerKind.LEARNED else clustered
-    conclude(config, index(config, workdir, console=console), console=console)
+    ended = index(config, workdir, console=console)
+    if hosts.first():
+        with hosts.alone():
+            conclude(config, ended, console=console)
+    hosts.barrier()
 
 
 def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended:
     """The method itself: the language model learns the codes."""
     prepared = prepare(config, workdir, console=console)
-    observe = make_observer(
-        prepared.functions, prepared.inputs, labels=labels_of(prepared.corpus), seed=config.seed, console=console
-    )
+    labels = labels_of(prepared.corpus)
+    observe = make_observer(prepared.functions, prepared.inputs, labels=labels, seed=config.seed, console=console)
+    mesh = make_mesh(config.mesh)
     run = Run(
         workdir=workdir,
         functions=prepared.functions,
         recipe=config.recipe,
         stages=prepared.stages,
         inputs=prepared.inputs,
-        params=prepared.params,
-        mesh=make_mesh(config.mesh),
+        params=place(prepared.params, mesh),
+        mesh=mesh,
         seed=config.seed,
         console=console,
         observe=observe,

@@ -136,16 +136,15 @@ class TrainingRows:
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.windows.begin))
         return order, pack((self.windows.end - self.windows.begin)[order], length=self.length)
 
-    def batches(self, *, start: int = 0, process: int = 0, processes: int = 1) -> Iterator[dict[str, np.ndarray]]:
-        """A process's share of the batches of items, segment, targets and weight, each (batch_size / processes, length),
-        from step `start` on."""
-        done, share = 0, self.batch_size // processes
+    def batches(self, *, start: int = 0, rows: Int[np.ndarray, " b"] | None = None) -> Iterator[dict[str, np.ndarray]]:
+        """Some rows, by default all, of the batches of items, segment, targets and weight, each (b, length), from step
+        `start` on."""
+        done, rows = 0, np.arange(self.batch_size) if rows is None else rows
         for epoch, steps in enumerate(self.steps_of):
             if done + steps > start:
                 arrays = self._epoch(epoch, steps * self.batch_size)
                 for step in range(max(0, start - done), steps):
-                    first = step * self.batch_size + process * share
-                    part = slice(first, first + share)
+                    part = step * self.batch_size + rows
                     yield {name: values[part] for name, values in arrays.items()}
             done += steps
 

@@ -1,7 +1,7 @@
 """Batches of document indices: shuffled without end for training, in order and padded for inference.
 
 The order is a function of (seed, step) alone, so a training run resumes at any step, and every process draws the
-same global batch and keeps its own rows: the result does not depend on how many processes share the work.
+same global batch and reads its own rows of it: the result does not depend on how many processes share the work.
 """
 
 import math
@@ -11,7 +11,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Int
 
-Fetch = Callable[[Int[np.ndarray, " B"], np.random.Generator], dict[str, np.ndarray]]
+Fetch = Callable[[Int[np.ndarray, " B"], Int[np.ndarray, " b"], np.random.Generator], dict[str, np.ndarray]]
 
 
 def steps_per_epoch(documents: int, batch_size: int) -> int:
@@ -26,27 +26,26 @@ def training_batches(
     batch_size: int,
     seed: int,
     steps: int,
-    process: int = 0,
-    processes: int = 1,
+    rows: Int[np.ndarray, " b"] | None = None,
 ) -> grain.MapDataset:
-    """Shuffled batches: element `step` is `fetch(indices, rng)` of that step's share of this process.
+    """Shuffled batches: element `step` is `fetch(indices, rows, rng)` of that step.
 
     Args:
-      fetch: makes the arrays of a batch from document indices; its generator is seeded by (seed, step).
+      fetch: makes the arrays of some rows of a batch from the document indices of all (B,); its generator is seeded by
+        (seed, step), so what it draws for all rows is the same in every process.
       documents: corpus size N; every epoch is a new permutation.
-      batch_size: global batch size B, a multiple of `processes`.
+      batch_size: global batch size B.
       seed: of the order; stages pass different seeds.
       steps: length of the data set.
-      process: index of this process.
-      processes: number of processes that share each batch.
+      rows: of each batch that this process reads; all by default.
     """
-    share = batch_size // processes
+    rows = np.arange(batch_size) if rows is None else rows
     order = grain.MapDataset.range(documents).shuffle(seed=seed).repeat()
 
     def load(step: int) -> dict[str, np.ndarray]:
-        first = step * batch_size + process * share
-        indices = np.fromiter((order[i] for i in range(first, first + share)), np.int64, share)
-        return fetch(indices, np.random.default_rng((seed, step, process)))
+        first = step * batch_size
+        indices = np.fromiter((order[i] for i in range(first, first + batch_size)), np.int64, batch_size)
+        return fetch(indices, rows, np.random.default_rng((seed, step, 0)))
 
     return grain.MapDataset.range(steps).map(load)
 

@@ -1,8 +1,4 @@
-"""Vectors and codes for every document: streamed, each document exactly once, batch-invariant.
-
-A document's bits depend on its own tokens alone: its padded length follows from its own length and every batch has
-the same number of rows, so it always meets the same compiled function.
-"""
+"""Vectors and codes for every document: streamed, each document exactly once, batch-invariant (see `sweep`)."""
 
 import functools
 from collections.abc import Callable
@@ -13,11 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lmindexer_jax.console import Console
-from lmindexer_jax.data.pipeline import inference_batches, length_buckets
 from lmindexer_jax.indexing.encode import make_encode
 from lmindexer_jax.indexing.inputs import Inputs
+from lmindexer_jax.indexing.sweep import sweep
 from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
 from lmindexer_jax.models.quantiser import Similarity, nearest
+from lmindexer_jax.training.sharding import here
 
 BATCH = 128
 ENCODING_BATCH = 32
@@ -43,21 +40,14 @@ def make_vectors(functions: IndexerFunctions) -> Callable:
 def over_corpus(
     compute: Callable[[dict], jax.Array], inputs: Inputs, *, position: int, console: Console, label: str
 ) -> np.ndarray:
-    """Run `compute` on every document exactly once and put the rows of its results in corpus order."""
-    lengths = inputs.store.lengths
-    size = BATCH if inputs.encoded is not None else ENCODING_BATCH
-    batches = list(inference_batches(lengths, batch_size=size, buckets=length_buckets(inputs.store.max_length)))
-    out, written = None, 0
-    with console.progress(label, total=len(batches), unit="batches") as progress:
-        for indices, real, length in batches:
-            rows = inputs.rows(indices, position=position, length=length)
-            result = np.asarray(compute({name: rows[name] for name in MODEL_INPUTS if name in rows}))
-            out = np.empty((len(lengths), *result.shape[1:]), result.dtype) if out is None else out
-            out[indices[real]] = result[real]
-            written += int(real.sum())
-            progress.advance(1)
-    assert written == len(lengths), "every document is written once"
-    return out
+    """Run `compute` on the model's inputs of every document and put the rows of its results in corpus order."""
+
+    def fetch(indices: Int[np.ndarray, " B"], length: int) -> dict[str, np.ndarray]:
+        rows = inputs.rows(indices, position=position, length=length)
+        return {name: rows[name] for name in MODEL_INPUTS if name in rows}
+
+    rows = BATCH if inputs.encoded is not None else ENCODING_BATCH
+    return sweep(compute, fetch, inputs.store, rows=rows, console=console, label=label)
 
 
 def corpus_vectors(
@@ -70,7 +60,7 @@ def corpus_vectors(
     label: str = "document vectors",
 ) -> Float[np.ndarray, "N D"]:
     """h of slot `position` for every document, the codes before it teacher-forced."""
-    vectors = make_vectors(functions)
+    vectors, params = make_vectors(functions), here(params)
     return over_corpus(
         lambda rows: vectors(params, rows)[:, -1], inputs, position=position, console=console, label=label
     )
@@ -83,18 +73,16 @@ def start_vectors(
     weight = functions.module.config.lexical_weight
     if inputs.pooled is not None:
         return inputs.pooled + weight * inputs.lexical if weight > 0 else inputs.pooled
-    encode = make_encode(functions)
-    store = inputs.store
-    buckets = length_buckets(store.max_length)
-    batches = list(inference_batches(store.lengths, batch_size=ENCODING_BATCH, buckets=buckets))
-    out = None
-    with console.progress("pooled vectors", total=len(batches), unit="batches") as progress:
-        for indices, real, length in batches:
-            _, pooled, lexical = encode(params, *store.batch(indices, length=length))
-            out = np.empty((len(store), pooled.shape[-1]), np.float32) if out is None else out
-            out[indices[real]] = np.asarray(pooled + weight * lexical)[real]
-            progress.advance(1)
-    return out
+    encode, params = make_encode(functions), here(params)
+
+    def start(batch: tuple[jax.Array, jax.Array]) -> Float[jax.Array, "B D"]:
+        _, pooled, lexical = encode(params, *batch)
+        return pooled + weight * lexical
+
+    def fetch(indices: Int[np.ndarray, " B"], length: int) -> tuple[np.ndarray, np.ndarray]:
+        return inputs.store.batch(indices, length=length)
+
+    return sweep(start, fetch, inputs.store, rows=ENCODING_BATCH, console=console, label="pooled vectors")
 
 
 @functools.cache
@@ -125,5 +113,5 @@ def corpus_codes(
 
     The last column is the new position's code; the others tell what earlier positions would be given now.
     """
-    codes = make_codes(functions, position, similarity)
+    codes, params = make_codes(functions, position, similarity), here(params)
     return over_corpus(lambda rows: codes(params, rows), inputs, position=position, console=console, label=label)

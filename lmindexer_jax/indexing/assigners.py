@@ -16,6 +16,7 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing, save_array
 from lmindexer_jax.indexing.centres import Centres
 from lmindexer_jax.models.indexer import Params
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 LANGUAGE_MODEL = ("encoder", "shared")
@@ -39,9 +40,11 @@ class Assigners:
         if position > 0 and self.meta(0)["language_model"] == digest:
             kept = {name: leaf for name, leaf in kept.items() if name not in LANGUAGE_MODEL}
         save_tree(self.directory / str(position), kept)
-        save_array(self.directory / f"codes-{position}.npy", codes)
-        with replacing(self.directory / f"meta-{position}.json") as path:
-            path.write_text(json.dumps({"language_model": digest, "model": content_hash(kept)}))
+        if hosts.first():
+            save_array(self.directory / f"codes-{position}.npy", codes)
+            with replacing(self.directory / f"meta-{position}.json") as path:
+                path.write_text(json.dumps({"language_model": digest, "model": content_hash(kept)}))
+        hosts.barrier()
 
     def meta(self, position: int) -> dict:
         """Hashes of one snapshot."""
@@ -67,9 +70,11 @@ class Assigners:
 
     def save_centres(self, position: int, centres: Centres) -> None:
         """Keep the prefix centres that `position` is taken relative to."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with replacing(self.directory / f"centres-{position}.npz") as path:
-            np.savez(path, prefixes=centres.prefixes, means=centres.means)
+        if hosts.first():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with replacing(self.directory / f"centres-{position}.npz") as path:
+                np.savez(path, prefixes=centres.prefixes, means=centres.means)
+        hosts.barrier()
 
     def has_centres(self, position: int) -> bool:
         """Whether `save_centres` was called for this position."""

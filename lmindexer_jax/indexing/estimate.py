@@ -42,11 +42,7 @@ def estimate(run: Run) -> list[PlannedStage]:
 
 def step_cost(run: Run, stage: Stage) -> tuple[float, float]:
     """FLOPs and megabytes of one training step."""
-    # Centres of prefixes that are not learned yet are stood in for: only shapes matter here.
-    width = run.params["codebook_0"].shape[1]
-    known = run.inputs.centres
-    unknown = [Centres(np.zeros((1, p), np.int32), np.zeros((1, width), np.float32)) for p in range(len(known), 1 + stage.position)]
-    run = dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
+    run = standing_in(run, stage)
     batch = next(batches(run, stage, None))
     step = trace_step(run.functions, run.params, stage, recipe=run.recipe, batch=batch, mesh=run.mesh)
     flops = float(step.lowered.cost_analysis().get("flops", 0.0))
@@ -77,6 +73,14 @@ def compiled_memory(run: Run, step: TracedStep, stage: Stage, *, limit: int) -> 
     else:
         run.console.note(f"{room}; up to {max(fits, size)} would fit")
     return needed.total
+
+
+def standing_in(run: Run, stage: Stage) -> Run:
+    """The run with something in place of the centres that a stage needs and that are not learned yet: shapes are right."""
+    width = run.params["codebook_0"].shape[1]
+    known = run.inputs.centres
+    unknown = [Centres(np.zeros((1, p), np.int32), np.zeros((1, width), np.float32)) for p in range(len(known), 1 + stage.position)]
+    return dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
 
 
 def pass_minutes(run: Run, stage: Stage, rate: float) -> float:

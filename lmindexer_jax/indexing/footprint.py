@@ -10,7 +10,7 @@ from lmindexer_jax.indexing.objective import make_objective, start_memory
 from lmindexer_jax.indexing.recipe import RecipeConfig, Stage
 from lmindexer_jax.models.indexer import IndexerFunctions, Params
 from lmindexer_jax.training.optim import make_optimiser, paths, split
-from lmindexer_jax.training.sharding import describe, describe_batch
+from lmindexer_jax.training.sharding import describe, describe_batch, tree_shardings
 from lmindexer_jax.training.steps import Batch, State, make_step
 
 FREE = 0.05  # of a device's memory, left to whatever else there is
@@ -61,7 +61,7 @@ def trace_step(
         return State(params, moments, start_memory(params, stage), jnp.zeros((), jnp.int32))
 
     state = describe(jax.eval_shape(fresh, params), mesh)
-    step = make_step(make_objective(functions, stage, recipe), optimiser, rules)
+    step = make_step(make_objective(functions, stage, recipe), optimiser, rules, layout=tree_shardings(state, mesh))
     return TracedStep(step.lower(state, describe_batch(batch, mesh), jax.random.key(0)), state)
 
 

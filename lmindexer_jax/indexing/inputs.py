@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from lmindexer_jax.data.groups import PrefixGroups, draw_neighbours, group_by_prefix
 from lmindexer_jax.data.tokens import TokenStore
 from lmindexer_jax.indexing.centres import Centres, look_up
+from lmindexer_jax.indexing.encode import Joined
 
 Rows = dict[str, np.ndarray]
 
@@ -31,7 +32,7 @@ class Inputs:
     unlabelled: tuple[int, ...]
     codes: Int[np.ndarray, "N T"]
     words: Int[np.ndarray, " V"] | None = None
-    encoded: Float[np.ndarray, "M D"] | None = None
+    encoded: Joined | None = None
     pooled: Float[np.ndarray, "N D"] | None = None
     lexical: Float[np.ndarray, "N D"] | None = None
     centres: list[Centres] = dataclasses.field(default_factory=list)
@@ -73,13 +74,13 @@ class Inputs:
         longest = int(-(-self.store.lengths.max() // 8) * 8)
         groups: PrefixGroups | None = group_by_prefix(self.codes[:, :position]) if neighbours else None
 
-        def fetch(indices: Int[np.ndarray, " B"], rng: np.random.Generator) -> Rows:
-            batch = self.rows(indices, position=position, length=longest)
-            batch["present"] = np.ones(len(indices), np.float32)
+        def fetch(indices: Int[np.ndarray, " B"], rows: Int[np.ndarray, " b"], rng: np.random.Generator) -> Rows:
+            batch = self.rows(indices[rows], position=position, length=longest)
+            batch["present"] = np.ones(len(rows), np.float32)
             if groups is not None:
                 drawn, present = draw_neighbours(groups, indices, count=neighbours, rng=rng)
-                batch["neighbours"] = self.rows(drawn.reshape(-1), position=position, length=longest)
-                batch["neighbour_present"] = present
+                batch["neighbours"] = self.rows(drawn[rows].reshape(-1), position=position, length=longest)
+                batch["neighbour_present"] = present[rows]
             return batch
 
         return fetch

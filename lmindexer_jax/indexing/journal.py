@@ -14,14 +14,18 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from lmindexer_jax.files import replacing
+from lmindexer_jax.training import hosts
 
 
 class Journal:
-    """Appends rows of scalars to a workdir."""
+    """Appends rows of scalars to a workdir; of several processes the first alone does."""
 
     def __init__(self, workdir: pathlib.Path, *, resume_at: int):
         """Open `metrics.jsonl` and TensorBoard files; rows after number `resume_at` are taken back."""
         self.path = workdir / "metrics.jsonl"
+        self._writes = hosts.first()
+        if not self._writes:
+            return
         kept = [row for row in read(self.path) if row["number"] <= resume_at]
         with replacing(self.path) as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -34,6 +38,8 @@ class Journal:
 
     def write(self, number: int, row: Mapping[str, object]) -> None:
         """Append one row; floats go to TensorBoard as `<stage kind>/<name>` as well."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"number": number, "time": round(time.time(), 3), **row}) + "\n")
         self._file.flush()
         for name, value in row.items():
@@ -45,6 +51,8 @@ class Journal:
 
     def close(self) -> None:
         """Flush both writers."""
+        if not self._writes:
+            return
         try:
             self._file.close()
         finally:

@@ -16,6 +16,12 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.nearest import chunk_rows, compare, make_targets, nearest, prepare
 from lmindexer_jax.indexing.seeding import starting_centres
 from lmindexer_jax.models.quantiser import Similarity
+from lmindexer_jax.training import hosts
+from lmindexer_jax.training.sharding import spread_rows
+
+
+SPLIT_FROM = 2**22
+"""Numbers, from which on the devices share the work of a clustering; fewer are not worth the way."""
 
 
 class KMeans(NamedTuple):
@@ -83,17 +89,24 @@ def kmeans(
 
 
 def _fit_whole(vectors, weights, centres, *, similarity, iterations, tolerance):
-    """Lloyd's algorithm as one compiled loop over vectors on the device."""
+    """Lloyd's algorithm as one compiled loop over vectors on the device, or split over all of them where they are many."""
     rows = chunk_rows(len(centres))
-    missing = -len(vectors) % rows
-    vectors = jnp.pad(jnp.asarray(vectors, jnp.float32), ((0, missing), (0, 0)))
-    weights = jnp.pad(jnp.asarray(weights), (0, missing))
-    centres, done = _lloyd(vectors, weights, centres, similarity, rows, iterations, tolerance)
-    return centres, int(done)
+    devices = jax.device_count() if hosts.several() else jax.local_device_count()
+    if vectors.size < SPLIT_FROM or devices == 1:
+        missing = -len(vectors) % rows
+        vectors = jnp.pad(jnp.asarray(vectors, jnp.float32), ((0, missing), (0, 0)))
+        weights = jnp.pad(jnp.asarray(weights), (0, missing))
+        groups = 1
+    else:
+        groups = devices
+        vectors, weights = spread_rows((np.asarray(vectors, np.float32), weights), multiple=rows)
+        centres = np.asarray(centres)
+    centres, done = _lloyd(vectors, weights, centres, similarity, rows, groups, iterations, tolerance)
+    return jnp.asarray(hosts.of_first(np.asarray(centres))), int(done)
 
 
-@functools.partial(jax.jit, static_argnames=("similarity", "rows"))
-def _lloyd(vectors, weights, centres, similarity: Similarity, rows: int, iterations, tolerance):
+@functools.partial(jax.jit, static_argnames=("similarity", "rows", "groups"))
+def _lloyd(vectors, weights, centres, similarity: Similarity, rows: int, groups: int, iterations, tolerance):
     vectors = prepare(vectors, similarity)
     start = (centres, jnp.float32(jnp.inf), jnp.bool_(False), jnp.int32(0))
 
@@ -102,7 +115,7 @@ def _lloyd(vectors, weights, centres, similarity: Similarity, rows: int, iterati
 
     def step(state):
         centres, before, _, done = state
-        totals = _totals(vectors, weights, centres, rows)
+        totals = _totals(vectors, weights, centres, rows, groups)
         moved, repaired = _repair(vectors, weights, centres, totals)
         settled = (totals.inertia > (1.0 - tolerance) * before) & ~repaired
         return prepare(moved, similarity), totals.inertia, settled, done + 1
@@ -166,8 +179,16 @@ class _Totals(NamedTuple):
     distances: Array
 
 
-def _totals(vectors, weights, centres, rows: int) -> _Totals:
-    """What one assignment of all vectors adds up to, never holding more than rows x K scores."""
+def _totals(vectors, weights, centres, rows: int, groups: int = 1) -> _Totals:
+    """What one assignment of all vectors adds up to, never holding more than rows x K scores on a device.
+
+    Each of the groups, one to a device, is added up by itself.
+    """
+    if groups > 1:
+        parts = vectors.reshape(groups, -1, vectors.shape[1]), weights.reshape(groups, -1)
+        each = jax.vmap(lambda x, w: _totals(x, w, centres, rows))(*parts)
+        sums, mass, inertia = (jnp.sum(part, axis=0) for part in each[:3])
+        return _Totals(sums, mass, inertia, each.codes.reshape(-1), each.distances.reshape(-1))
     targets = make_targets(centres)
 
     def add(carry, chunk):

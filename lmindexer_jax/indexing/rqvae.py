@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,10 @@ from lmindexer_jax.indexing.objective import Outcome, code_metrics
 from lmindexer_jax.indexing.recipe import StageKind
 from lmindexer_jax.models.quantiser import CodebookUpdate, RunningMean, start_running_mean, update_running_mean
 from lmindexer_jax.models.rqvae import Outputs, Params, RqVae, RqVaeConfig, RqVaeFunctions
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
+from lmindexer_jax.training.sharding import here, lay_out, place, replicate, split_rows
 from lmindexer_jax.training.steps import State, make_step
 
 STAGE = "rq-vae"
@@ -61,6 +63,7 @@ def fit(
     training: RqVaeTraining,
     dtype: jnp.dtype,
     key: PRNGKeyArray,
+    mesh: Any,
     checkpoints: Checkpoints,
     checkpoint_seconds: float,
     fingerprint: str,
@@ -70,10 +73,11 @@ def fit(
     """Train from the beginning, or on from the newest whole checkpoint.
 
     Args:
-      vectors: held on the device as a whole.
+      vectors: held on every device as a whole.
       sizes: K of every level.
       dtype: of the perceptrons' matmuls.
       key: everything random follows from it.
+      mesh: over which batches and large parameters are split.
       checkpoints: where the state is kept; one is written when `checkpoint_seconds` have passed.
       fingerprint: of the run; checkpoints of another are refused.
       journal: opened at the epoch that training goes on from; one row per epoch, and one for the end.
@@ -88,9 +92,12 @@ def fit(
     size = min(training.batch_size, len(inputs))
     steps = len(inputs) // size
     start_key, epoch_key = jax.random.split(key)
-    state, epoch = start(functions, inputs, training, steps=steps, batch_size=size, key=start_key)
+    state, step = start(functions, inputs, training, steps=steps, key=start_key)
+    state, inputs = place(state, mesh), replicate(inputs, mesh)
+    epoch = make_epoch(functions, step, steps=steps, batch_size=size, restart=training.restart, mesh=mesh)
     done, before, state = restore(checkpoints, state, fingerprint=fingerprint, console=console)
-    began = saved = time.monotonic()
+    began = time.monotonic()
+    due = hosts.Due(checkpoint_seconds, step=done)
     with (
         contextlib.closing(journal(done)) as writer,
         console.progress(STAGE, total=training.epochs, unit="epochs", start=done) as progress,
@@ -100,15 +107,14 @@ def fit(
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             row = {"stage": STAGE, "position": 1, "steps": training.epochs * steps, "step": number * steps}
             writer.write(number, row | values)
-            if time.monotonic() - saved >= checkpoint_seconds and number < training.epochs:
+            if number < training.epochs and due(number):
                 spent = before + time.monotonic() - began
                 checkpoints.save(number, state._asdict(), meta={"spent": spent, "fingerprint": fingerprint})
-                saved = time.monotonic()
             progress.advance(1, loss=values["loss"], unexplained=values["reconstruction"])
         seconds = before + time.monotonic() - began
         row = {"stage": STAGE, "kind": str(StageKind.QUANTISED), "position": 1, "seconds": seconds}
         writer.write(training.epochs + 1, {"event": "stage", **row})
-    return Fitted(jax.device_get(state.params), mean, scale), seconds
+    return Fitted(jax.device_get(here(state.params)), mean, scale), seconds
 
 
 def check(training: RqVaeTraining, *, documents: int) -> None:
@@ -153,10 +159,9 @@ def start(
     training: RqVaeTraining,
     *,
     steps: int,
-    batch_size: int,
     key: PRNGKeyArray,
 ) -> tuple[State, Callable]:
-    """The state before the first step, its books residual k-means of the latents, and the compiled epoch."""
+    """The state before the first step, its books residual k-means of the latents, and the step."""
     config, sizes = functions.module.config, functions.module.codebook_sizes
     init_key, *keys = jax.random.split(key, 2 + len(sizes))
     params = functions.init(init_key)
@@ -175,8 +180,7 @@ def start(
             mean = start_running_mean(jnp.copy(params[f"codebook_{level}"]))
             memory |= {f"count_{level}": mean.count, f"total_{level}": mean.total}
     state = State(params, optimiser.init(moving), memory, jnp.zeros((), jnp.int32))
-    step = make_step(make_objective(functions), optimiser, rules(config))
-    return state, make_epoch(functions, step, steps=steps, batch_size=batch_size, restart=training.restart)
+    return state, make_step(make_objective(functions), optimiser, rules(config))
 
 
 def make_objective(functions: RqVaeFunctions) -> Callable:
@@ -201,7 +205,9 @@ def make_objective(functions: RqVaeFunctions) -> Callable:
     return objective
 
 
-def make_epoch(functions: RqVaeFunctions, step: Callable, *, steps: int, batch_size: int, restart: bool) -> Callable:
+def make_epoch(
+    functions: RqVaeFunctions, step: Callable, *, steps: int, batch_size: int, restart: bool, mesh: Any
+) -> Callable:
     """Compile `(state, vectors (N, D), key) -> (state, metrics)`: every vector at most once, in a new order.
 
     The metrics are means over the epoch's steps, and the use of every level's rows over the epoch.
@@ -213,7 +219,7 @@ def make_epoch(functions: RqVaeFunctions, step: Callable, *, steps: int, batch_s
         order = jax.random.permutation(order_key, len(vectors))[: steps * batch_size].reshape(steps, batch_size)
 
         def body(state: State, rows: Int[Array, " B"]) -> tuple[State, dict[str, Array]]:
-            return step(state, {"vectors": vectors[rows]}, step_key)
+            return step(state, split_rows({"vectors": vectors[rows]}, mesh), step_key)
 
         state, each = jax.lax.scan(body, state, order)
         metrics = {name: jnp.mean(values) for name, values in each.items()}
@@ -223,7 +229,7 @@ def make_epoch(functions: RqVaeFunctions, step: Callable, *, steps: int, batch_s
         if restart:
             state = restart_dead(functions, state, vectors[order[-1]], restart_key)
         memory = {name: jnp.zeros_like(leaf) if name.startswith("used_") else leaf for name, leaf in state.memory.items()}
-        return state._replace(memory=memory), metrics
+        return lay_out(state._replace(memory=memory), mesh), metrics
 
     return epoch
 

@@ -34,10 +34,11 @@ from lmindexer_jax.indexing.objective import make_objective, start_memory
 from lmindexer_jax.indexing.recipe import RecipeConfig, Stage, StageKind
 from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
 from lmindexer_jax.models.quantiser import Similarity, similarities
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import make_optimiser, paths, split
-from lmindexer_jax.training.sharding import put_batch, tree_shardings
+from lmindexer_jax.training.sharding import here, own_rows, place, put_batch, replicate, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
 
 
@@ -122,13 +123,24 @@ def do_stage(
     else:
         drift = assign(run, stage, assigners)
     codes = run.inputs.codes if stage.kind == StageKind.ASSIGN else None
-    seen = run.observe(Moment(stage, run.params, stage.steps, True, codes, drift))
+    seen = observe(run, Moment(stage, run.params, stage.steps, True, codes, drift))
     run.spent[stage.name] = run.spent.get(stage.name, 0.0) + time.monotonic() - started
     at = run.number(number + 1)
     for finding in seen.pop("findings", []):
         journal.write(at, {"event": "finding", **finding})
     row = {"stage": stage.name, "kind": str(stage.kind), "position": stage.position + 1}
     journal.write(at, {"event": "stage", **row, "seconds": run.spent[stage.name], **seen})
+
+
+def observe(run: Run, moment: Moment) -> dict[str, Any]:
+    """What the observer makes of a moment; of several processes, the first alone asks it and the others wait."""
+    moment = moment._replace(params=here(moment.params))
+    seen = {}
+    if hosts.first():
+        with hosts.alone():
+            seen = run.observe(moment)
+    hosts.barrier()
+    return seen
 
 
 def tree(run: Run, state: State) -> dict[str, Any]:
@@ -155,6 +167,7 @@ def restore(run: Run, checkpoints: Checkpoints, assigners: Assigners) -> tuple[i
     Raises:
       UserError: there are checkpoints, but none can be read, or they belong to other settings.
     """
+    hosts.barrier()
     steps = checkpoints.steps()
     for latest in reversed(steps):
         try:
@@ -185,16 +198,20 @@ def restore(run: Run, checkpoints: Checkpoints, assigners: Assigners) -> tuple[i
 
 def resting(run: Run) -> State:
     """The state between two stages: parameters alone."""
-    return State(run.params, {}, {}, jnp.zeros((), jnp.int32))
+    return State(run.params, {}, {}, replicate(np.zeros((), np.int32), run.mesh))
 
 
 def start(run: Run, stage: Stage) -> tuple[State, Any, Any]:
     """A stage's fresh state (new moments, empty memory), its optimiser and rules."""
     rules = stage.rules(paths=tuple(paths(run.params)))
     optimiser = make_optimiser(stage.optim, rules, run.params, steps=stage.steps)
-    moving, _ = split(run.params, rules)
-    state = State(run.params, optimiser.init(moving), start_memory(run.params, stage), jnp.zeros((), jnp.int32))
-    return jax.device_put(state, tree_shardings(state, run.mesh)), optimiser, rules
+
+    def fresh(params: Params) -> tuple[Any, dict, Int[jax.Array, ""]]:
+        return optimiser.init(split(params, rules)[0]), start_memory(params, stage), jnp.zeros((), jnp.int32)
+
+    # Compiled, so that every device makes its own part alone.
+    shardings = tree_shardings(jax.eval_shape(fresh, run.params), run.mesh)
+    return State(run.params, *jax.jit(fresh, out_shardings=shardings)(run.params)), optimiser, rules
 
 
 def batches(run: Run, stage: Stage, iterator: dict | None) -> grain.DatasetIterator:
@@ -211,8 +228,7 @@ def batches(run: Run, stage: Stage, iterator: dict | None) -> grain.DatasetItera
         batch_size=settings.batch_size,
         seed=order,
         steps=stage.steps,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        rows=own_rows(settings.batch_size, run.mesh),
     )
     out = iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
     if iterator is not None:
@@ -233,22 +249,22 @@ def train_stage(
     stage = run.stages[number]
     fresh, optimiser, rules = start(run, stage)
     state = fresh if state is None else state
-    step = make_step(make_objective(run.functions, stage, run.recipe), optimiser, rules)
+    objective = make_objective(run.functions, stage, run.recipe)
+    step = make_step(objective, optimiser, rules, layout=tree_shardings(state, run.mesh))
     begin = int(state.step)
+    due = hosts.Due(run.checkpoint_seconds, step=begin)
     source = batches(run, stage, iterator)
     per_epoch = steps_per_epoch(len(run.inputs), stage.settings.batch_size)
-    saved = [time.monotonic()]
     row = {"stage": stage.name, "kind": str(stage.kind), "position": stage.position + 1, "steps": stage.steps}
 
     with run.console.progress(stage.name, total=stage.steps, start=begin) as progress:
 
         def before(taken: int, state: State) -> None:
             if taken % per_epoch == 0 and begin < taken < stage.steps:
-                seen = run.observe(Moment(stage, state.params, taken, False, None, ()))
+                seen = observe(run, Moment(stage, state.params, taken, False, None, ()))
                 journal.write(run.number(number, taken), {"event": "epoch", **row, "step": taken, **seen})
-            if begin < taken < stage.steps and time.monotonic() - saved[0] >= run.checkpoint_seconds:
+            if begin < taken < stage.steps and due(taken):
                 save(run, checkpoints, number, state, iterator=source.get_state())
-                saved[0] = time.monotonic()
 
         def record(taken: int, metrics: dict) -> None:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -284,7 +300,7 @@ def cluster(run: Run, stage: Stage) -> Params:
     if stage.settings.quantiser.similarity == Similarity.COSINE:
         # Unit centres say nothing of length; rows as long as the vectors keep the straight-through step small.
         rows = rows * np.linalg.norm(vectors, axis=1).mean()
-    return run.params | {f"codebook_{stage.position}": rows.astype(jnp.float32)}
+    return run.params | place({f"codebook_{stage.position}": rows.astype(jnp.float32)}, run.mesh)
 
 
 def clustering(similarity: Similarity) -> Similarity:
@@ -308,13 +324,15 @@ def assign(run: Run, stage: Stage, assigners: Assigners) -> tuple[float, ...]:
     )
     drift = tuple(float(np.mean(derived[:, p] != inputs.codes[:, p])) for p in range(position))
     inputs.codes[:, position] = derived[:, position]
-    assigners.save(position, run.params, codes=derived[:, position])
+    params = here(run.params)
+    assigners.save(position, params, codes=derived[:, position])
     last = position + 1 == inputs.codes.shape[1]
     if last and run.recipe.distinct_last:
-        vectors = corpus_vectors(run.functions, run.params, inputs, position=position, console=run.console)
-        inputs.codes[:, position] = spread(vectors, run.params, inputs.codes, position=position, similarity=similarity)
+        vectors = corpus_vectors(run.functions, params, inputs, position=position, console=run.console)
+        distinct = spread(vectors, params, inputs.codes, position=position, similarity=similarity)
+        inputs.codes[:, position] = hosts.of_first(distinct)
     if inputs.centres and not last:
-        starts = start_vectors(run.functions, run.params, inputs, console=run.console)
+        starts = start_vectors(run.functions, params, inputs, console=run.console)
         del inputs.centres[position + 1 :]
         inputs.centres.append(
             prefix_centres(starts, inputs.codes[:, : position + 1], inputs.centres, shrinkage=run.recipe.shrinkage)

@@ -19,6 +19,7 @@ import json
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ from lmindexer_jax.indexing.recipe import Stage, StageKind
 from lmindexer_jax.indexing.rqvae import RqVaeTraining
 from lmindexer_jax.indexing.vectors import VectorsConfig
 from lmindexer_jax.models.rqvae import RqVaeConfig
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import Checkpoints, load_tree, save_tree
 
 META = "meta.json"
@@ -83,6 +85,7 @@ class TwoStage:
     ids: Sequence[str]
     vectors: Float[np.ndarray, "N D"] | None  # None where the kind needs none
     dtype: jnp.dtype
+    mesh: Any
     seed: int
     console: Console
     checkpoint_seconds: float
@@ -138,14 +141,18 @@ def learn(run: TwoStage) -> Int[np.ndarray, "N T"]:
         learn_books(run)
     elif run.kind == IndexerKind.RQVAE:
         learn_rqvae(run)
+    hosts.barrier()
     if not (run.directory / META).exists():
         run.directory.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(json.dumps([run.kind, run.seed, list(run.sizes), run.fingerprint]).encode())
         for path in trees(run.directory):
             digest.update(content_hash(load_tree(path)).encode())
-        with replacing(run.directory / META) as path:
-            width = None if run.vectors is None else run.vectors.shape[1]
-            path.write_text(json.dumps({"model": digest.hexdigest()[:32], "width": width}))
+        hosts.barrier()
+        if hosts.first():
+            with replacing(run.directory / META) as path:
+                width = None if run.vectors is None else run.vectors.shape[1]
+                path.write_text(json.dumps({"model": digest.hexdigest()[:32], "width": width}))
+        hosts.barrier()
     return code(run.kind, run.directory, run.vectors, ids=run.ids, sizes=run.sizes, config=run.config, seed=run.seed)
 
 
@@ -227,6 +234,7 @@ def learn_rqvae(run: TwoStage) -> None:
             training=run.config.training,
             dtype=run.dtype,
             key=jax.random.key(run.seed),
+            mesh=run.mesh,
             checkpoints=checkpoints,
             checkpoint_seconds=run.checkpoint_seconds,
             fingerprint=run.fingerprint,

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.embeddings import read_embeddings
-from lmindexer_jax.data.pipeline import inference_batches, length_buckets
 from lmindexer_jax.data.tokens import TokenStore
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.encode import BATCH, encode_corpus, make_encode
+from lmindexer_jax.indexing.sweep import sweep
 from lmindexer_jax.models.indexer import IndexerFunctions, Params
 from lmindexer_jax.models.quantiser import EPSILON
+from lmindexer_jax.training.sharding import here
 
 DOCUMENTS = 4096  # whose words are averaged together
 
@@ -73,7 +74,8 @@ def from_language_model(
         encoded = encode_corpus(functions, params, store, directory=cache, console=console)
         if source == VectorSource.POOLED:
             return np.asarray(encoded.pooled)
-        states = encoded.states[np.r_[0, np.cumsum(store.lengths, dtype=np.int64)[:-1]]]
+        firsts = np.r_[0, np.cumsum(store.lengths, dtype=np.int64)[:-1]]
+        states = np.stack([encoded.states[first : first + 1][0] for first in firsts])
     return np.asarray(states) if source == VectorSource.POOLED else unit(states)
 
 
@@ -81,16 +83,16 @@ def encode_documents(
     source: VectorSource, functions: IndexerFunctions, params: Params, store: TokenStore, *, console: Console
 ) -> Float[np.ndarray, "N D"]:
     """Pooled or first states of all documents, by the same compiled function that makes the cached ones."""
-    encode, out = make_encode(functions), None
-    batches = list(inference_batches(store.lengths, batch_size=BATCH, buckets=length_buckets(store.max_length)))
-    with console.progress("document vectors", total=len(batches), unit="batches") as progress:
-        for indices, real, length in batches:
-            states, pooled, _ = encode(params, *store.batch(indices, length=length))
-            rows = np.asarray(pooled if source == VectorSource.POOLED else states[:, 0])
-            out = np.empty((len(store), rows.shape[-1]), rows.dtype) if out is None else out
-            out[indices[real]] = rows[real]
-            progress.advance()
-    return out
+    encode, params = make_encode(functions), here(params)
+
+    def vectors(batch: tuple[jax.Array, jax.Array]) -> Float[jax.Array, "B D"]:
+        states, pooled, _ = encode(params, *batch)
+        return pooled if source == VectorSource.POOLED else states[:, 0]
+
+    def fetch(indices: Int[np.ndarray, " B"], length: int) -> tuple[np.ndarray, np.ndarray]:
+        return store.batch(indices, length=length)
+
+    return sweep(vectors, fetch, store, rows=BATCH, console=console, label="document vectors")
 
 
 def mean_of_words(

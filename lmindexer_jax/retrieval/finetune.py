@@ -30,7 +30,7 @@ from lmindexer_jax.retrieval.trie import END, Trie
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, paths, split
-from lmindexer_jax.training.sharding import put_batch, tree_shardings
+from lmindexer_jax.training.sharding import own_rows, put_batch, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
 
 
@@ -89,8 +89,11 @@ class Examples:
         """Pairs."""
         return len(self.tokens)
 
-    def fetch(self, indices: Int[np.ndarray, " B"], _: np.random.Generator) -> dict[str, np.ndarray]:
-        """The arrays of a batch."""
+    def fetch(
+        self, indices: Int[np.ndarray, " B"], rows: Int[np.ndarray, " b"], _: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """The arrays of some rows of a batch."""
+        indices = indices[rows]
         return {"tokens": self.tokens[indices], "mask": self.mask[indices], "codes": self.codes[indices]}
 
     def digest(self) -> str:
@@ -132,13 +135,14 @@ def finetune(
     optimiser = make_optimiser(config.optim, moving_rules, params, steps=steps)
     state = State(params, optimiser.init(split(params, moving_rules)[0]), {}, jnp.zeros((), jnp.int32))
     state = jax.device_put(state, tree_shardings(state, mesh))
+    objective = make_objective(functions, jax.device_put(trie))
     settings = json.dumps([dataclasses.asdict(config), examples.digest(), seed, identity], sort_keys=True)
     fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
     order_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x52))
     order = int(jax.random.randint(order_key, (), 0, 2**31 - 1))
     data = training_batches(
         examples.fetch, documents=len(examples), batch_size=config.batch_size, seed=order, steps=steps,
-        process=jax.process_index(), processes=jax.process_count(),
+        rows=own_rows(config.batch_size, mesh),
     )  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as opened:
@@ -163,7 +167,7 @@ def finetune(
 
         state = train(
             state,
-            step=make_step(make_objective(functions, jax.device_put(trie)), optimiser, moving_rules),
+            step=make_step(objective, optimiser, moving_rules, layout=tree_shardings(state, mesh)),
             batches=(put_batch(data[number], mesh) for number in range(begin, steps)),
             key=train_key,
             start=begin,

@@ -21,7 +21,7 @@ from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.losses import cross_entropy, mean
 from lmindexer_jax.training.optim import OptimConfig, make_optimiser
-from lmindexer_jax.training.sharding import put_batch, tree_shardings
+from lmindexer_jax.training.sharding import own_rows, put_batch, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
 
 RULES = ((".*", 1.0),)
@@ -133,8 +133,8 @@ def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal:
     ends = run.rows.epoch_ends()
     epoch_of = {end: epoch for epoch, end in enumerate(ends, start=1)}
     started = saved = time.monotonic()
-    step = make_step(make_objective(run.functions, run.config), optimiser, RULES)
-    batches = run.rows.batches(start=begin, process=jax.process_index(), processes=jax.process_count())
+    step = make_step(make_objective(run.functions, run.config), optimiser, RULES, layout=tree_shardings(state, run.mesh))
+    batches = run.rows.batches(start=begin, rows=own_rows(run.config.batch_size, run.mesh))
 
     with run.console.progress("train", total=total, start=begin) as progress:
 

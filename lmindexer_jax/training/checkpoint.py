@@ -7,6 +7,7 @@ One folder holds one tree:
 
 A save writes a new data folder, then replaces the manifest in one rename, then removes what the manifest no longer
 names. Reading checks every file against the manifest first, so damage is found before a number of it is used.
+Of several processes each writes and reads what its devices hold, the first alone the manifest, and all call together.
 The only file that imports orbax; it does so when the first tree is written or read.
 """
 
@@ -26,7 +27,7 @@ import jax
 import numpy as np
 
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.training import manifest
+from lmindexer_jax.training import hosts, manifest
 from lmindexer_jax.training.manifest import DamagedCheckpoint
 from lmindexer_jax.training.optim import nest, paths
 
@@ -83,7 +84,7 @@ class Checkpoints:
 
         def finish_and_prune():
             finish()
-            if jax.process_index() == 0:
+            if hosts.first():
                 self._prune(step)
 
         self._pending = self._writer.submit(finish_and_prune)
@@ -142,7 +143,10 @@ def save_tree(directory: str | os.PathLike, tree: Any) -> None:
     Raises:
       UnwrittenCheckpoint: it could not be written; the tree that was there still is.
     """
+    if hosts.several():  # each has the whole tree on its own devices; as host arrays the first writes it
+        tree = jax.tree.map(np.asarray, tree)
     _begin_save(pathlib.Path(directory).absolute(), tree, {})()
+    hosts.barrier()
 
 
 def load_tree(directory: str | os.PathLike) -> dict:
@@ -164,7 +168,8 @@ def _begin_save(folder: pathlib.Path, tree: Any, meta: dict) -> Callable[[], Non
     # Through JSON, so that the caller may go on changing his dictionary.
     content = {"tree": _shapes(leaves), "meta": json.loads(json.dumps(meta))}
     used = [int(path.name[5:]) for path in folder.glob("data-*") if path.name[5:].isdigit()]
-    data = f"data-{1 + max(used, default=0)}"
+    # As the first process sees it: what another sees may be what the first has just begun to write.
+    data = f"data-{int(hosts.of_first(1 + max(used, default=0)))}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writing = ocp.save_async(folder / data, leaves)
@@ -175,7 +180,7 @@ def _begin_save(folder: pathlib.Path, tree: Any, meta: dict) -> Callable[[], Non
     def finish() -> None:
         try:
             writing.result()
-            if jax.process_index() == 0:
+            if hosts.first():
                 manifest.write(folder, content, data=data)
         except (OSError, ValueError) as failure:
             _remove_data(folder, lambda name: name == data)
@@ -194,7 +199,7 @@ def _unwritten(folder: pathlib.Path, failure: Exception) -> UnwrittenCheckpoint:
 
 def _remove_data(folder: pathlib.Path, chosen: Callable[[str], bool]) -> None:
     """Removes the chosen data folders, with the temporary ones that Orbax names after them."""
-    if jax.process_index() == 0:
+    if hosts.first():
         for path in folder.glob("data-*"):
             if chosen(path.name.partition(".")[0]):
                 shutil.rmtree(path)
@@ -220,7 +225,14 @@ def _read_like(folder: pathlib.Path, like: Any) -> Any:
 def _read_leaves(folder: pathlib.Path, content: dict, wanted: dict[str, Any]) -> dict[str, Any]:
     """Checks every file, then reads the arrays."""
     ocp = _orbax()
-    manifest.check_files(folder, content)
+    damage = None
+    if hosts.first():
+        try:
+            manifest.check_files(folder, content)
+        except DamagedCheckpoint as found:
+            damage = found
+    if hosts.of_first(damage is not None):
+        raise damage or DamagedCheckpoint(f"{folder}: the checkpoint is damaged")
     return ocp.load(folder / content["data"], {path: _abstract(leaf) for path, leaf in wanted.items()})
 
 

@@ -27,7 +27,7 @@ class State(NamedTuple):
 
 
 def make_step(
-    objective: Callable, optimiser: optax.GradientTransformation, rules: Rules
+    objective: Callable, optimiser: optax.GradientTransformation, rules: Rules, *, layout: State | None = None
 ) -> Callable[[State, Batch, PRNGKeyArray], tuple[State, dict[str, Array]]]:
     """Compile `objective` into a training step.
 
@@ -35,6 +35,7 @@ def make_step(
       objective: `(params, memory, batch, key) -> (loss, outcome)`; the outcome has metrics, memory, replaced.
       optimiser: over the moving parameters.
       rules: which parameters move.
+      layout: a sharding for every leaf of the state, which then lies so after every step; by default as jit decides.
 
     Returns:
       `(state, batch, stage_key) -> (state, metrics)`. The state is donated. Randomness is a function of the stage's
@@ -54,4 +55,6 @@ def make_step(
         metrics = outcome.metrics | {"gradient_norm": optax.tree.norm(gradient)}
         return State(params, moments, outcome.memory, state.step + 1), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if layout is None:
+        return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))

@@ -13,6 +13,7 @@ from lmindexer_jax.indexing.journal import Journal
 from lmindexer_jax.models.quantiser import CodebookUpdate
 from lmindexer_jax.models.rqvae import RqVae, RqVaeConfig, RqVaeFunctions
 from lmindexer_jax.training.checkpoint import Checkpoints
+from lmindexer_jax.training.sharding import MeshConfig, make_mesh
 
 SIZES = (16, 16)
 CONFIG = RqVaeConfig(hidden=(24,), latent=8)
@@ -34,6 +35,7 @@ def fit(vectors, home, *, config=CONFIG, console=None, epochs=12):
             training=rqvae.RqVaeTraining(epochs=epochs, batch_size=64),
             dtype=jnp.dtype("float32"),
             key=jax.random.key(0),
+            mesh=make_mesh(MeshConfig()),
             checkpoints=checkpoints,
             checkpoint_seconds=0.0,
             fingerprint="this run",
@@ -51,7 +53,7 @@ def whole(vectors, tmp_path_factory):
 def begin(vectors, config=CONFIG):
     functions = RqVaeFunctions(RqVae(config, vectors.shape[1], SIZES))
     training = rqvae.RqVaeTraining(epochs=2, batch_size=64)
-    state, _ = rqvae.start(functions, jnp.asarray(vectors), training, steps=10, batch_size=64, key=jax.random.key(3))
+    state, _ = rqvae.start(functions, jnp.asarray(vectors), training, steps=10, key=jax.random.key(3))
     return functions, state
 
 
@@ -136,7 +138,7 @@ def test_other_checkpoints_and_senseless_settings_are_one_line(vectors, whole):
         assert checkpoints.steps()
         with pytest.raises(UserError, match="another run"):
             like = rqvae.start(
-                functions, jnp.asarray(vectors), rqvae.RqVaeTraining(epochs=12, batch_size=64), steps=10, batch_size=64,
+                functions, jnp.asarray(vectors), rqvae.RqVaeTraining(epochs=12, batch_size=64), steps=10,
                 key=jax.random.key(0),
             )[0]
             rqvae.restore(checkpoints, like, fingerprint="that run", console=Console(Mode.QUIET))
