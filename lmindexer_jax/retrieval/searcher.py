@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.documents import CorpusConfig, OnBad
+from lmindexer_jax.data.noise import NoiseConfig
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
@@ -335,7 +336,8 @@ def _open_corpus(table: IdTable) -> Corpus | None:
     """The documents of the run, for their texts; None where they cannot be read any more or have changed."""
     settings = table.manifest.config["corpus"]
     try:
-        corpus = open_corpus(CorpusConfig(**settings | {"on_bad": OnBad(settings["on_bad"])}))
+        typed = {"on_bad": OnBad(settings["on_bad"]), "noise": NoiseConfig(**settings.get("noise", {}))}
+        corpus = open_corpus(CorpusConfig(**settings | typed))
     except UserError:
         return None
     return corpus if corpus.hash == table.manifest.corpus_hash else None
