@@ -12,11 +12,12 @@ import os
 import pathlib
 import threading
 
-from lmindexer_jax.config import BakeoffConfig, Config, flatten, from_dict, refuse_change
+from lmindexer_jax.config import BakeoffConfig, Config, flatten, refuse_change
 from lmindexer_jax.console import Console, run_main
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.finished import is_finished
 from lmindexer_jax.memory import keep_freed
+from lmindexer_jax.typed import from_dict
 
 # What a run binds its workdir to beside its settings.
 CONTENT = ("corpus content", "tokens", "vectors content")

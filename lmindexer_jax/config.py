@@ -4,7 +4,6 @@ import dataclasses
 import enum
 import hashlib
 import json
-import typing
 
 from lmindexer_jax.console import Mode
 from lmindexer_jax.data.documents import CorpusConfig
@@ -108,21 +107,3 @@ def refuse_change(old: dict[str, object], new: dict[str, object], *, workdir: st
             f"{workdir} holds a run with {name}={old.get(name)!r}, now it is {new.get(name)!r}{more}:"
             " give the old settings or another --workdir"
         )
-
-
-def from_dict(kind: type, values: dict) -> object:
-    """A (nested) config dataclass from what JSON kept of it."""
-    hints = typing.get_type_hints(kind)
-    fields = {}
-    for field in dataclasses.fields(kind):
-        if field.name not in values:
-            continue
-        value, hint = values[field.name], hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            value = from_dict(hint, value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(hint, type) and issubclass(hint, str):
-            value = hint(value)
-        fields[field.name] = value
-    return kind(**fields)

@@ -80,9 +80,10 @@ def execute(
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), learned(run.config, workdir))
     tokens, mask = searcher.tokenize(tokenizer, pairs.texts, config.max_length)
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
-    if config.gist:
-        params = settle(functions, params, tokens, mask, ids[pairs.rows])
     console.note(f"{len(pairs.texts):,} pairs of a text and a document that it should find")
+    if config.gist:
+        console.note("codes start at the means of their documents' texts: one pass of the encoder")
+        params = settle(functions, params, tokens, mask, ids[pairs.rows])
     params = finetune(
         functions,
         params,

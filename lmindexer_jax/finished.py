@@ -7,12 +7,13 @@ import pathlib
 import numpy as np
 from jaxtyping import Int
 
-from lmindexer_jax.config import Config, from_dict
+from lmindexer_jax.config import Config
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.two_stage import IndexerKind
+from lmindexer_jax.typed import from_dict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmindexer_jax.config import Config, from_dict
+from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.corpus import Corpus, open_corpus
@@ -36,6 +36,7 @@ from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.prepare import dropped_text, language_model_config, open_tokenizer, read_run
+from lmindexer_jax.typed import from_dict
 
 CHUNK = 8192  # documents whose encoder states are held at a time
 

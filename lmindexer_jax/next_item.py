@@ -37,6 +37,7 @@ from lmindexer_jax.retrieval.recommender import Recommender, make
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.training.optim import paths
 from lmindexer_jax.training.sharding import MeshConfig, make_mesh
+from lmindexer_jax.typed import from_dict
 
 CUTOFFS = (5, 10)
 KEPT = 10  # items of each user that are evaluated and written
@@ -171,7 +172,7 @@ def open_embeddings(config: RecommendConfig, table: IdTable, *, console: Console
     run = read_run(workdir)
     if run is None:
         raise UserError(f"{workdir}: no indexer's run, so no encoder; give --config.embeddings, or --config.model.read_text=false")
-    indexer = settings.from_dict(settings.Config, run["config"])
+    indexer = from_dict(settings.Config, run["config"])
     prepared = prepare(indexer, workdir, console=console)
     if prepared.corpus.ids().to_pylist() != table.ids.to_pylist():
         raise UserError(f"{workdir}: its ID table has documents that its corpus lacks; give --config.embeddings")

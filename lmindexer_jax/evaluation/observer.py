@@ -67,7 +67,7 @@ def make_observer(
             "nats": scores["true"].nats,
             "shuffled_nats": scores["shuffled"].nats,
         }
-        row_of_scores = set(row)
+        reconstructed = set(row)
         sizes = functions.module.config.codebook_sizes[: stage.position + 1]
         judged, among = row | {"unigram_nats": unigram}, documents
         if moment.codes is not None:
@@ -79,7 +79,7 @@ def make_observer(
             row |= {f"sampled_{name}": even[name] for name in ("perplexity", "usage", "largest_share")}
             judged |= even
         if stage.settings.reconstruction == 0:
-            judged = {name: value for name, value in judged.items() if name not in row_of_scores}  # nothing trained it
+            judged = {name: value for name, value in judged.items() if name not in reconstructed}  # nothing trained it
         if moment.finished:
             seen = health.measurements(judged, stage=stage.name, position=stage.position + 1, size=sizes[-1], documents=among)
             findings = health.diagnose(seen)

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int
 
 from lmindexer_jax.data.corpus import Corpus, open_corpus
-from lmindexer_jax.data.documents import CorpusConfig, OnBad
+from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
@@ -38,6 +38,7 @@ from lmindexer_jax.retrieval.generate import make_generator
 from lmindexer_jax.retrieval.permits import Permits, permit
 from lmindexer_jax.retrieval.topk import Ranked, nothing
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
+from lmindexer_jax.typed import from_dict
 
 HOME, META, FORMAT = "retriever", "retriever.json", 1
 BATCHES = (1, 8, 32)  # queries at a time: a search is compiled for these alone
@@ -335,7 +336,7 @@ def _open_corpus(table: IdTable) -> Corpus | None:
     """The documents of the run, for their texts; None where they cannot be read any more or have changed."""
     settings = table.manifest.config["corpus"]
     try:
-        corpus = open_corpus(CorpusConfig(**settings | {"on_bad": OnBad(settings["on_bad"])}))
+        corpus = open_corpus(from_dict(CorpusConfig, settings))
     except UserError:
         return None
     return corpus if corpus.hash == table.manifest.corpus_hash else None
