@@ -57,4 +57,5 @@ def batch_of(config: Config, stage: Stage) -> dict:
     inputs = Inputs(store, (0, 1), np.zeros((len(store), len(sizes)), np.int32))
     neighbours = stage.settings.contrast.neighbours if stage.position and stage.settings.contrast.weight else 0
     fetch = inputs.training_fetch(position=stage.position, neighbours=neighbours)
-    return fetch(np.arange(stage.settings.batch_size), np.random.default_rng(0))
+    rows = np.arange(stage.settings.batch_size)
+    return fetch(rows, rows, np.random.default_rng(0))
