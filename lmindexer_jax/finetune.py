@@ -6,6 +6,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -17,22 +18,26 @@ import numpy as np
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
-from lmindexer_jax.data.cache import keep_compiled
+from lmindexer_jax.data.cache import cache_root, keep_compiled
 from lmindexer_jax.data.relevance import RelevanceConfig, open_task
+from lmindexer_jax.data.tokens import TokenStore, open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.files import replacing
 from lmindexer_jax.finished import open_finished
 from lmindexer_jax.indexing import two_stage
 from lmindexer_jax.indexing.assigners import LANGUAGE_MODEL, Assigners, content_hash
+from lmindexer_jax.indexing.encode import Encoded, encode_corpus
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
+from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, RetrieverFunctions, adopt
-from lmindexer_jax.prepare import language_model_config, open_tokenizer, read_run
-from lmindexer_jax.retrieval import query_pairs, searcher
+from lmindexer_jax.prepare import encoded_home, language_model_config, open_tokenizer, read_run
+from lmindexer_jax.retrieval import kept, query_pairs
 from lmindexer_jax.retrieval.build import of_table
 from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, finetune
+from lmindexer_jax.retrieval.gists import gists
 from lmindexer_jax.retrieval.lexical import Bm25
 from lmindexer_jax.retrieval.searcher import Searcher
 from lmindexer_jax.retrieval.settle import settle
@@ -75,33 +80,56 @@ def execute(
     trie = of_table(table, counters=max(SPARE, 2 * (1 + int(table.counter.max(initial=0)))))
     described = read_run(workdir)
     precision = jnp.dtype(described["precision"]) if described else jnp.float32
-    module = Retriever(RetrieverConfig(gist=config.gist), language_model_config(preset, tokenizer), trie.sizes, precision)
-    functions = RetrieverFunctions(module)
-    params = adopt(jax.jit(functions.init)(jax.random.key(seed)), learned(run.config, workdir))
-    tokens, mask = searcher.tokenize(tokenizer, pairs.texts, config.max_length)
+    language_model = language_model_config(preset, tokenizer)
+    functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=config.gist), language_model, trie.sizes, precision))
+    whole, is_learned = language_model_of(run.config, workdir), run.config.indexer_kind == IndexerKind.LEARNED
+    start = whole if is_learned else {name: whole[name] for name in LANGUAGE_MODEL if name in whole}
+    params = adopt(jax.jit(functions.init)(jax.random.key(seed)), start)
+    cache = cache_root(run.config.corpus.cache_dir)
+    texts = open_tokens(pairs, tokenizer, max_length=config.max_length, cache_dir=cache)
+    documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
-    console.note(f"{len(pairs.texts):,} pairs of a text and a document that it should find")
+    console.note(f"{len(pairs):,} pairs of a text and a document that it should find")
+
+
+    def encode(store: TokenStore) -> Encoded:
+        """What the frozen encoder makes of texts, kept on disk as the run has kept that of the documents."""
+        indexer = IndexerFunctions(Indexer(run.config.indexer, language_model, dtype=precision))
+        return encode_corpus(indexer, whole, store, directory=encoded_home(cache, workdir), console=console)
+
+    encoded = encode(texts) if config.frozen and run.config.language_model.cache_states else None
     if config.gist:
-        console.note("codes start at the means of their documents' texts: one pass of the encoder")
-        params = settle(functions, params, tokens, mask, ids[pairs.rows])
+        found = encoded.pooled if encoded else gists(functions, params, texts, console=console, label="texts")
+        params = settle(params, found, ids[pairs.rows])  # codes start at the means of their documents' texts
     params = finetune(
         functions,
         params,
         trie,
-        Examples(tokens, mask, ids[pairs.rows]),
+        Examples(texts, ids[pairs.rows], encoded),
         config=config,
-        directory=workdir / searcher.HOME,
+        directory=workdir / kept.HOME,
         mesh=make_mesh(run.config.mesh),
         seed=seed,
         console=console,
         checkpoint_seconds=run.config.checkpoint_seconds,
         identity=f"{table.digest} {content_hash(params)}",
     )
-    searcher.save(workdir, functions, params, tokenizer, table=table, max_length=config.max_length)
-    retrievers = {"bm25": Bm25([text for batch in corpus.batches() for text in batch]).search, "retriever": Searcher.load(workdir).rank}
+    vectors = None
+    if encoded is not None:
+        vectors = encode(documents).pooled
+    elif config.gist:
+        vectors = gists(functions, params, documents, console=console, label="document vectors")
+    lengths = {"query_length": config.max_length, "document_length": documents.max_length}
+    kept.save(workdir, functions, params, tokenizer, table=table, vectors=vectors, **lengths)
+    searcher = Searcher.load(workdir)
+    retrievers = {
+        "bm25": Bm25([text for batch in corpus.batches() for text in batch]).search,
+        "retriever": searcher.rank,
+        "by ID alone": functools.partial(searcher.rank, by_id=True),
+    }
     measured = {each.source: measure(retrievers, each) for each in held}
-    summary = {"documents": len(table), "pairs": len(pairs.texts), "queries": {each.source: len(each.texts) for each in held}}
-    with replacing(workdir / searcher.HOME / "summary.json") as path:
+    summary = {"documents": len(table), "pairs": len(pairs), "queries": {each.source: len(each.texts) for each in held}}
+    with replacing(workdir / kept.HOME / "summary.json") as path:
         path.write_text(json.dumps(summary | {"held_out": measured}, indent=1))
     for source, means in measured.items():
         rows = [(name, *(values[metric] for metric in SHOWN)) for name, values in means.items()]
@@ -120,8 +148,8 @@ def measure(retrievers: dict[str, Callable[..., Ranked]], held: Held) -> dict[st
     return means
 
 
-def learned(config: Config, workdir: pathlib.Path) -> Params:
-    """What the run has learned: the whole model of its last position, or a two-stage run's language model alone.
+def language_model_of(config: Config, workdir: pathlib.Path) -> Params:
+    """What the run has learned: the whole model of its last position, or of a two-stage run its encoder with what is left.
 
     Raises:
       UserError: a run without a language model.
@@ -131,7 +159,7 @@ def learned(config: Config, workdir: pathlib.Path) -> Params:
     encoder = workdir / "assigners" / two_stage.ENCODER
     if not encoder.is_dir():
         raise UserError(f"{workdir}: made without a language model, and there is none to start from; use a learned run")
-    return {name: part for name, part in load_tree(encoder).items() if name in LANGUAGE_MODEL}
+    return load_tree(encoder)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

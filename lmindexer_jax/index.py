@@ -34,6 +34,7 @@ from lmindexer_jax.indexing.vectors import VectorSource, from_file, from_languag
 from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
+from lmindexer_jax.retrieval import kept
 from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.prepare import dropped_text, language_model_config, open_tokenizer, read_run
 from lmindexer_jax.typed import from_dict
@@ -181,6 +182,15 @@ def code(
     return inputs.codes
 
 
+def keep(workdir: pathlib.Path, corpus: Corpus, table: id_table.IdTable, *, console: Console) -> None:
+    """Put new documents into a workdir: their vectors, where its retriever compares them, and the longer table, which
+    makes them count."""
+    first = len(id_table.load(workdir / "ids"))
+    cache = read_run(workdir)["config"]["corpus"]["cache_dir"]
+    kept.extend(workdir, corpus, first=first, names=table.ids[first:].to_pylist(), cache_dir=cache, console=console)
+    table.save(workdir / "ids")
+
+
 def write(path: pathlib.Path, corpus: Corpus, table: id_table.IdTable) -> None:
     """One JSON object a line: id, codes, counter, full_id."""
     texts = table.texts
@@ -220,7 +230,7 @@ def main() -> None:
     corpus, table = index(flags.workdir, corpus_config, console=console, vectors=flags.vectors)
     write(flags.output, corpus, table)
     if flags.add:
-        table.save(flags.workdir / "ids")
+        keep(flags.workdir, corpus, table, console=console)
     console.success(f"{len(corpus):,} IDs in {flags.output}")
 
 

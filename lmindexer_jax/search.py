@@ -14,7 +14,7 @@ from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import keep_compiled
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.retrieval.permits import Permits
-from lmindexer_jax.retrieval.searcher import BEAMS, Searcher, parse_category
+from lmindexer_jax.retrieval.searcher import BEAMS, Hit, Searcher, parse_category
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -28,7 +28,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", **ids, help="search this document; may be repeated; @FILE for the ids in a file, one a line")
     parser.add_argument("--exclude", **ids, help="leave this document out; repeated or @FILE, as --only")
     parser.add_argument("--groups", type=int, default=1, help="more than 1 for different results: groups that choose in turn")
-    parser.add_argument("--beams", type=int, default=BEAMS, help="prefixes kept at every position: more miss less, and take longer")
+    parser.add_argument("--beams", type=int, help=f"prefixes kept at every position: more miss less, and take longer (default {BEAMS})")
+    parser.add_argument("--by-id", action="store_true", help="order by log p of the ID alone, not by similarity to the query as well")
     parser.add_argument("--json", action="store_true", help="one JSON object for each query")
     return parser.parse_args(arguments)
 
@@ -69,14 +70,20 @@ def main() -> None:
     searcher = Searcher.load(flags.workdir)
     keep_compiled(searcher.table.manifest.config["corpus"]["cache_dir"])
     within = subset_of(searcher, flags)
-    found = searcher.search(flags.queries, k=flags.k, within=within, groups=flags.groups, beams=flags.beams)
+    options = {"groups": flags.groups, "beams": flags.beams, "by_id": flags.by_id}
+    found = searcher.search(flags.queries, k=flags.k, within=within, **options)
     console = Console(Mode.AUTO)
     for query, hits in zip(flags.queries, found, strict=True):
         if flags.json:
             print(json.dumps({"query": query, "hits": [dataclasses.asdict(hit) for hit in hits]}, ensure_ascii=False))
         else:
-            rows = [(hit.document, hit.full_id, round(hit.log_prob, 2), hit.text[:80]) for hit in hits]
-            console.table(query, ("document", "ID", "log p", "text"), rows)
+            rows = [(hit.document, hit.full_id, round(hit.log_prob, 2), likeness(hit), hit.text[:80]) for hit in hits]
+            console.table(query, ("document", "ID", "log p", "similar", "text"), rows)
+
+
+def likeness(hit: Hit) -> str:
+    """The cosine of query and document, as a column of the table."""
+    return "" if hit.similarity is None else f"{hit.similarity:.2f}"
 
 
 def run() -> None:

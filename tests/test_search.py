@@ -14,7 +14,7 @@ from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.finetune import execute
-from lmindexer_jax.index import index
+from lmindexer_jax.index import index, keep
 from lmindexer_jax.retrieval.finetune import FinetuneConfig
 from lmindexer_jax.retrieval.searcher import Searcher
 from lmindexer_jax.run import execute as learn
@@ -77,8 +77,8 @@ def test_a_document_that_was_added_is_found(home, summary, monkeypatch, capsys):
     shutil.copytree(home / "run", grown)
     line = json.loads((home / "corpus.jsonl").read_text().splitlines()[7])
     (home / "new.jsonl").write_text(json.dumps(line | {"id": "new"}) + "\n")
-    _, table = index(grown, CorpusConfig(path=str(home / "new.jsonl"), cache_dir=str(home / "cache")), console=QUIET)
-    table.save(grown / "ids")
+    new, table = index(grown, CorpusConfig(path=str(home / "new.jsonl"), cache_dir=str(home / "cache")), console=QUIET)
+    keep(grown, new, table, console=QUIET)
     monkeypatch.setattr(sys, "argv", ["search", "--workdir", str(grown), "-k", "61", "--json", line["text"]])
     command.main()
     hits = json.loads(capsys.readouterr().out)["hits"]

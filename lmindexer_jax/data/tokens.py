@@ -5,18 +5,32 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from lmindexer_jax.data.cache import build_once
-from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.tokenizer import Tokenizer
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import save_array
 
 _FORMAT = 1  # raised when the files below change their meaning
 _ROWS = 1024  # documents tokenized together
+
+
+class Texts(Protocol):
+    """N texts in order, such as a corpus; their hash stands for all of them."""
+
+    hash: str
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def batches(self) -> Iterator[list[str]]:
+        """All texts, some at a time."""
+        ...
 
 
 class TokenStore:
@@ -100,14 +114,14 @@ class TokenStore:
 
 
 def open_tokens(
-    corpus: Corpus,
+    corpus: Texts,
     tokenizer: Tokenizer,
     *,
     max_length: int,
     cache_dir: Path,
     progress: Callable[[int], None] | None = None,
 ) -> TokenStore:
-    """Returns the tokens of a corpus; tokenizes it the first time only, in memory that does not grow with it.
+    """Returns the tokens of a corpus, or of other texts; tokenizes it the first time only, in memory that does not grow with it.
 
     Args:
         corpus: of N documents.
@@ -144,7 +158,7 @@ def open_tokens(
     return TokenStore(build_once(directory, build))
 
 
-def _chunks(corpus: Corpus) -> Iterator[list[str]]:
+def _chunks(corpus: Texts) -> Iterator[list[str]]:
     for texts in corpus.batches():
         for first in range(0, len(texts), _ROWS):
             yield texts[first : first + _ROWS]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from lmindexer_jax.console import Console, Progress
 from lmindexer_jax.data.pipeline import inference_batches, length_buckets
@@ -110,6 +110,16 @@ class Joined:
     def __getitem__(self, rows: slice) -> np.ndarray:
         part = int(np.searchsorted(self.starts, rows.start, side="right")) - 1
         return self.parts[part][rows.start - self.starts[part] : rows.stop - self.starts[part]]
+
+
+def padded(
+    states: Joined, offsets: Int[np.ndarray, " N+1"], indices: Int[np.ndarray, " B"], mask: Bool[np.ndarray, "B L"]
+) -> Float[np.ndarray, "B L D"]:
+    """States of some documents, zero where there is no token; document i's are those from `offsets[i]` on."""
+    out = np.zeros((*mask.shape, states.shape[1]), states.dtype)
+    for row, (index, count) in enumerate(zip(indices, mask.sum(1), strict=True)):
+        out[row, :count] = states[offsets[index] : offsets[index] + count]
+    return out
 
 
 def _rows() -> int:

@@ -3,12 +3,12 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from lmindexer_jax.data.groups import PrefixGroups, draw_neighbours, group_by_prefix
 from lmindexer_jax.data.tokens import TokenStore
 from lmindexer_jax.indexing.centres import Centres, look_up
-from lmindexer_jax.indexing.encode import Joined
+from lmindexer_jax.indexing.encode import Joined, padded
 
 Rows = dict[str, np.ndarray]
 
@@ -50,17 +50,10 @@ class Inputs:
         rows = {"tokens": tokens, "mask": mask, "labelled": labelled, "codes": self.codes[indices, :position]}
         rows["words"] = tokens if self.words is None else self.words[tokens]
         if self.encoded is not None:
-            rows["encoded"] = self.encoder_states(indices, mask)
+            rows["encoded"] = padded(self.encoded, self.offsets, indices, mask)
         if self.centres:
             rows["centres"] = self.centre_rows(rows["codes"])
         return rows
-
-    def encoder_states(self, indices: Int[np.ndarray, " B"], mask: Bool[np.ndarray, "B L"]) -> Float[np.ndarray, "B L D"]:
-        """Cached states, zero where there is no token."""
-        out = np.zeros((*mask.shape, self.encoded.shape[1]), self.encoded.dtype)
-        for row, (index, count) in enumerate(zip(indices, mask.sum(1))):
-            out[row, :count] = self.encoded[self.offsets[index] : self.offsets[index] + count]
-        return out
 
     def centre_rows(self, codes: Int[np.ndarray, "B P"]) -> Float[np.ndarray, "B P+1 D"]:
         """Centre of every prefix of each document, from the empty one, which is the corpus' mean."""

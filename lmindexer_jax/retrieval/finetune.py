@@ -15,16 +15,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.pipeline import training_batches
+from lmindexer_jax.data.tokens import TokenStore
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing.encode import Encoded, padded
 from lmindexer_jax.indexing.journal import Journal
 from lmindexer_jax.indexing.objective import Outcome
 from lmindexer_jax.indexing.recipe import needed
 from lmindexer_jax.models.layers import mask_bias
-from lmindexer_jax.models.retriever import Params, RetrieverFunctions
+from lmindexer_jax.models.retriever import Params, Read, RetrieverFunctions
 from lmindexer_jax.retrieval.children import children_masks
 from lmindexer_jax.retrieval.trie import END, Trie
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
@@ -46,6 +48,11 @@ class FinetuneConfig:
     gist: bool = True  # see models/retriever.py
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder stays as it is."""
+        return self.language_model == 0
+
 
 def rules(params: Params, config: FinetuneConfig) -> Rules:
     """Decoder and codebooks move at the full rate, the encoder and its embeddings at a factor of it."""
@@ -54,11 +61,14 @@ def rules(params: Params, config: FinetuneConfig) -> Rules:
 
 
 def make_objective(functions: RetrieverFunctions, trie: Trie):
-    """`(params, memory, batch, key) -> (loss, Outcome)` over batches of `tokens`, `mask` (B, L) and `codes` (B, T)."""
+    """`(params, memory, batch, key) -> (loss, Outcome)` over the batches of `Examples`."""
 
     def objective(params: Params, memory: dict, batch: dict, key: PRNGKeyArray) -> tuple[Array, Outcome]:
         encoder, decoder = jax.random.split(key)
-        read = functions.encode(params, batch["tokens"], batch["mask"], key=encoder)
+        if "states" in batch:
+            read = Read(batch["states"].astype(functions.module.dtype), batch["mask"], batch["gist"])
+        else:
+            read = functions.encode(params, batch["tokens"], batch["mask"], key=encoder)
         logits = functions.logits(params, read, codes=batch["codes"], key=decoder)
         loss = jnp.mean(-log_probs(logits, trie, batch["codes"]))
         return loss, Outcome({"loss": loss}, memory, {})
@@ -79,29 +89,36 @@ def log_probs(logits: tuple[Array, ...], trie: Trie, codes: Int[Array, "B T"]) -
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """P pairs as arrays."""
+    """P pairs as arrays: `mask` (B, L) and `codes` (B, T); `tokens` (B, L), or what a frozen encoder made of them, which
+    is computed once: `states` (B, L, D) and `gist` (B, D)."""
 
-    tokens: Int[np.ndarray, "P L"]
-    mask: Bool[np.ndarray, "P L"]
+    store: TokenStore
     codes: Int[np.ndarray, "P T"]
+    encoded: Encoded | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "length", int(-(-self.store.lengths.max() // 8) * 8))
+        object.__setattr__(self, "offsets", np.r_[0, np.cumsum(self.store.lengths, dtype=np.int64)])
 
     def __len__(self) -> int:
         """Pairs."""
-        return len(self.tokens)
+        return len(self.store)
 
     def fetch(
         self, indices: Int[np.ndarray, " B"], rows: Int[np.ndarray, " b"], _: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The arrays of some rows of a batch."""
         indices = indices[rows]
-        return {"tokens": self.tokens[indices], "mask": self.mask[indices], "codes": self.codes[indices]}
+        tokens, mask = self.store.batch(indices, length=self.length)
+        batch = {"mask": mask, "codes": self.codes[indices]}
+        if self.encoded is None:
+            return batch | {"tokens": tokens}
+        states = padded(self.encoded.states, self.offsets, indices, mask)
+        return batch | {"states": states, "gist": self.encoded.pooled[indices]}
 
     def digest(self) -> str:
         """Hash of all of them."""
-        found = hashlib.sha256()
-        for array in (self.tokens, self.mask, self.codes):
-            found.update(np.ascontiguousarray(array))
-        return found.hexdigest()
+        return hashlib.sha256(self.store.hash.encode() + np.ascontiguousarray(self.codes).tobytes()).hexdigest()
 
 
 def finetune(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lmindexer_jax.models.retriever import Params, RetrieverFunctions
 from lmindexer_jax.retrieval import beam, exact
@@ -12,7 +12,7 @@ from lmindexer_jax.retrieval.permits import Permits
 from lmindexer_jax.retrieval.trie import Trie
 
 
-def make_generator(functions: RetrieverFunctions, *, config: BeamConfig, every_id: bool = False) -> Callable[..., Found]:
+def make_generator(functions: RetrieverFunctions, *, config: BeamConfig, every_id: bool = False) -> Callable[..., tuple[Found, Array]]:
     """Compile encoder, decoder and search into one function.
 
     Args:
@@ -21,8 +21,8 @@ def make_generator(functions: RetrieverFunctions, *, config: BeamConfig, every_i
       every_id: score all IDs instead of following beams; for small catalogues.
 
     Returns:
-      `(params, trie, tokens, mask, present, permits=None, seen=None) -> Found`: token ids (B, L) and which are real; then
-      as `beam.search`. It is compiled once per shape of batch and trie: give a short batch padding, and see `trie.pad`.
+      `(params, trie, tokens, mask, present, permits=None, seen=None) -> Found, gists (B, D)`: token ids (B, L) and which
+      are real; then as `beam.search`. It is compiled once per shape of batch and trie: give a short batch padding, and see `trie.pad`.
     """
 
     @jax.jit
@@ -34,13 +34,14 @@ def make_generator(functions: RetrieverFunctions, *, config: BeamConfig, every_i
         present: Bool[Array, " B"],
         permits: Permits | None = None,
         seen: Int[Array, "B S"] | None = None,
-    ) -> Found:
+    ) -> tuple[Found, Float[Array, "B D"]]:
         def step(memory, codes, parents):
             return functions.step(params, memory, codes, parents)
 
         beams = max(trie.nodes) if every_id else config.beams
-        memory = functions.start_search(params, functions.encode(params, tokens, mask), beams=beams)
+        read = functions.encode(params, tokens, mask)
+        memory = functions.start_search(params, read, beams=beams)
         search = exact.search if every_id else beam.search
-        return search(step, memory, trie, config=config, present=present, permits=permits, seen=seen)
+        return search(step, memory, trie, config=config, present=present, permits=permits, seen=seen), read.gist
 
     return generate

@@ -1,7 +1,8 @@
 """What a retriever learns from: pairs of a text and the document that it should find, and queries held out of them."""
 
 import dataclasses
-from typing import NamedTuple
+import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int
@@ -18,11 +19,29 @@ SUMMARY = "summary"  # a column of one-line descriptions, where the corpus keeps
 SEE_ALSO = "see_also"  # and one of the ids of related documents
 
 
-class Pairs(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Pairs:
     """P texts, and for each the row of its document."""
 
     texts: list[str]
     rows: Int[np.ndarray, " P"]
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.texts)
+
+    @property
+    def hash(self) -> str:
+        """Of the texts, in order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for text in self.texts:
+            encoded = text.encode()
+            digest.update(len(encoded).to_bytes(8) + encoded)
+        return digest.hexdigest()
+
+    def batches(self) -> Iterator[list[str]]:
+        """The texts, as a corpus gives them."""
+        yield self.texts
 
 
 @dataclasses.dataclass(frozen=True)

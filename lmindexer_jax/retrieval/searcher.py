@@ -4,18 +4,22 @@
     searcher.search(["fit a smoothing spline"], k=10)
     searcher.search(["fit a smoothing spline"], k=10, within=searcher.subset(category=["scipy"]))
 
-`W/retriever/` holds `params/` (a checkpoint), `tokenizer/`, `trie/` and `retriever.json`, which is written last.
+The beams propose documents by their IDs. Among these the order is that of
+
+    log p(ID | query) + cos(query, document) / TEMPERATURE
+
+with the encoder's vectors of both, so that what the codes leave open is not left to the order of their last positions
+(generation and dense retrieval joined, as in LIGER, Yang et al. 2024). Without a gist, or with `by_id`, it is log p alone.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import threading
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,28 +27,23 @@ from jaxtyping import Bool, Float, Int
 
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.documents import CorpusConfig
-from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lmindexer_jax.data.tokenizer import Tokenizer
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.id_table import IdTable
-from lmindexer_jax.models.bert import BertConfig
-from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, RetrieverFunctions
-from lmindexer_jax.models.t5 import T5Config
+from lmindexer_jax.retrieval import kept
 from lmindexer_jax.retrieval import trie as tries
 from lmindexer_jax.retrieval.beam import BeamConfig, Beams, Found
-from lmindexer_jax.retrieval.build import of_table
 from lmindexer_jax.retrieval.generate import make_generator
+from lmindexer_jax.retrieval.kept import Kept
 from lmindexer_jax.retrieval.permits import Permits, permit
-from lmindexer_jax.retrieval.topk import Ranked, nothing
-from lmindexer_jax.training.checkpoint import load_tree, save_tree
+from lmindexer_jax.retrieval.topk import Ranked, nothing, padded
 from lmindexer_jax.typed import from_dict
 
-HOME, META, FORMAT = "retriever", "retriever.json", 1
 BATCHES = (1, 8, 32)  # queries at a time: a search is compiled for these alone
-BEAMS = 20  # prefixes that are kept at every position, if no more are asked for
+BEAMS, GROUPED = 100, 20  # prefixes kept at every position unless told; fewer in groups, or all would find the same in the end
+TEMPERATURE = 0.02  # of the cosines that join log p
 SNIPPET = 200  # characters of a document's text
-FAMILIES = {"t5": T5Config, "bert": BertConfig}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +53,7 @@ class Hit:
 
     document: str
     log_prob: float
+    similarity: float | None  # cosine of query and document, where there are vectors of both
     full_id: str
     text: str
     path: tuple[str, ...] = ()
@@ -74,38 +74,6 @@ class Trace:
 
     hits: list[Hit]
     steps: list[Step]
-
-
-def save(
-    workdir: pathlib.Path, functions: RetrieverFunctions, params: Params, tokenizer: Tokenizer, *, table: IdTable, max_length: int
-) -> None:
-    """Keep a trained retriever; only once the last file is there, `Searcher.load` sees it."""
-    home = workdir / HOME
-    home.mkdir(parents=True, exist_ok=True)
-    (home / META).unlink(missing_ok=True)
-    module = functions.module
-    tokenizer.save(home / "tokenizer")
-    save_tree(home / "params", params)
-    tries.save(of_table(table, counters=room(module.sizes)), home / "trie", table=table)
-    family = next(name for name, kind in FAMILIES.items() if isinstance(module.language_model, kind))
-    meta = {
-        "format": FORMAT,
-        "family": family,
-        "language_model": dataclasses.asdict(module.language_model),
-        "config": dataclasses.asdict(module.config),
-        "sizes": module.sizes,
-        "precision": np.dtype(module.dtype).name,
-        "max_length": max_length,
-        "model": table.manifest.model_hash,
-        "table": table.digest,
-    }
-    with replacing(home / META) as path:
-        path.write_text(json.dumps(meta, indent=1))
-
-
-def room(sizes: Sequence[int]) -> int:
-    """Documents of the same codes that a retriever can tell apart; the last code of its last position is the end."""
-    return sizes[-1] - 1
 
 
 def parse_category(text: str) -> tuple[str, ...]:
@@ -132,14 +100,11 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> tuple[I
 class Searcher:
     """A retriever with its documents. Threads may share one."""
 
-    def __init__(
-        self, functions: RetrieverFunctions, params: Params, tokenizer: Tokenizer, trie: tries.Trie, table: IdTable,
-        corpus: Corpus | None, *, max_length: int,
-    ):  # fmt: skip
+    def __init__(self, retriever: Kept, table: IdTable, corpus: Corpus | None):
         """Puts parameters and trie on the device; see `load`."""
         self.table, self.corpus = table, corpus
-        self._functions, self._tokenizer, self._max_length = functions, tokenizer, max_length
-        self._params, self._trie = jax.device_put(params), jax.device_put(tries.pad(trie))
+        self._retriever = retriever
+        self._params, self._trie = jax.device_put(retriever.params), jax.device_put(tries.pad(retriever.trie))
         self._texts = table.texts
         self._generators, self._lock = {}, threading.Lock()
 
@@ -151,35 +116,14 @@ class Searcher:
           UserError: no retriever there, a damaged one, or one that does not fit the table.
         """
         workdir = pathlib.Path(workdir)
-        home = workdir / HOME
         table = id_table.load(workdir / "ids")
-        if not (home / META).is_file():
-            raise UserError(f"{workdir}: no retriever yet; make one with `python -m lmindexer_jax.finetune --workdir {workdir}`")
-        again = f"run `python -m lmindexer_jax.finetune --workdir {workdir}` again"
-        try:
-            meta = json.loads((home / META).read_text())
-            if meta["format"] != FORMAT:
-                raise UserError(f"{home / META}: format {meta['format']}, but this version reads {FORMAT}; {again}")
-            model = FAMILIES[meta["family"]](**meta["language_model"])
-            module = Retriever(RetrieverConfig(**meta["config"]), model, tuple(meta["sizes"]), jnp.dtype(meta["precision"]))
-            max_length, made_for = meta["max_length"], meta["model"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{home / META}: damaged ({error}); {again}") from None
-        if made_for != table.manifest.model_hash:
-            raise UserError(f"{home}: made for other IDs than those of {workdir / 'ids'}; remove it, and {again}")
-        trie = _open_trie(home / "trie", table, module.sizes)
-        if trie.sizes != module.sizes:
-            raise UserError(
-                f"{home}: more documents share all codes than the {room(module.sizes)} it was made for; remove it, and {again}"
-            )
-        functions, params = RetrieverFunctions(module), load_tree(home / "params")
-        tokenizer = load_tokenizer(home / "tokenizer")
-        return cls(functions, params, tokenizer, trie, table, _open_corpus(table), max_length=max_length)
+        return cls(kept.load(workdir, table), table, _open_corpus(table))
 
     def search(
-        self, queries: Sequence[str], *, k: int = 10, within: Permits | None = None, groups: int = 1, beams: int = BEAMS
-    ) -> list[list[Hit]]:
-        """The k most probable documents of every query, best first; fewer where there are not as many.
+        self, queries: Sequence[str], *, k: int = 10, within: Permits | None = None, groups: int = 1, beams: int | None = None,
+        by_id: bool = False,
+    ) -> list[list[Hit]]:  # fmt: skip
+        """The k best documents of every query, best first; fewer where there are not as many.
 
         The first call for a number of queries or results compiles; later ones take milliseconds.
 
@@ -189,39 +133,35 @@ class Searcher:
           within: the only documents that may be found, see `subset`.
           groups: more than 1 for different results: so many groups of beams choose in turn, and codes that one has
             chosen cost the next ones probability (diverse beam search).
-          beams: prefixes kept at every position; more miss less and take longer. There are never fewer than k.
+          beams: prefixes kept at every position; more miss less and take longer. There are never fewer than k. By default
+            100, and 20 in groups, which else would find the same in the end.
+          by_id: order by the probability of the ID alone.
 
         Raises:
           UserError: an empty query, k below 1, or groups that the beams cannot be divided into.
         """
-        ranked = self.rank(queries, k=k, within=within, groups=groups, beams=beams)
-        return [self._hits(*each) for each in zip(*ranked)]
+        found = self._found(queries, k=k, within=within, groups=groups, beams=beams, by_id=by_id)
+        return [self._hits(answer, i) for answer in found for i in range(answer.queries)]
 
     def trace(
-        self, queries: Sequence[str], *, k: int = 10, within: Permits | None = None, groups: int = 1, beams: int = BEAMS
+        self, queries: Sequence[str], *, k: int = 10, within: Permits | None = None, groups: int = 1, beams: int | None = None
     ) -> list[Trace]:
         """What `search` finds, and what every position kept on the way there."""
         traces = []
-        for count, found in self._found(queries, k=k, within=within, groups=groups, beams=beams, trail=True):
-            rows, scores = np.where(found.valid, found.documents, -1)[:, :k], found.log_probs[:, :k]
-            trail = found.trail[: self.table.codes.shape[1]]
-            traces += [Trace(self._hits(rows[i], scores[i]), [_step(each, i) for each in trail]) for i in range(count)]
+        for answer in self._found(queries, k=k, within=within, groups=groups, beams=beams, trail=True):
+            trail = answer.trail[: self.table.codes.shape[1]]
+            traces += [Trace(self._hits(answer, i), [_step(each, i) for each in trail]) for i in range(answer.queries)]
         return traces
 
     def rank(
-        self, queries: Sequence[str], *, k: int, within: Permits | None = None, groups: int = 1, beams: int = BEAMS
-    ) -> Ranked:
-        """What `search` finds, as rows of the table and log-probabilities."""
-        rows, scores = nothing(len(queries), max(k, 0))
-        first = 0
-        for count, found in self._found(queries, k=k, within=within, groups=groups, beams=beams):
-            width = min(k, found.documents.shape[1])
-            place = slice(first, first + count)
-            valid = found.valid[:count, :width]
-            rows[place, :width] = np.where(valid, found.documents[:count, :width], -1)
-            scores[place, :width] = np.where(valid, found.log_probs[:count, :width], -np.inf)
-            first += count
-        return Ranked(rows, scores)
+        self, queries: Sequence[str], *, k: int, within: Permits | None = None, groups: int = 1, beams: int | None = None,
+        by_id: bool = False,
+    ) -> Ranked:  # fmt: skip
+        """What `search` finds, as rows of the table and the scores that order them."""
+        parts = [nothing(0, max(k, 0))]
+        for answer in self._found(queries, k=k, within=within, groups=groups, beams=beams, by_id=by_id):
+            parts.append(padded(answer.rows[: answer.queries], answer.scores[: answer.queries], k))
+        return Ranked(*map(np.concatenate, zip(*parts, strict=True)))
 
     def subset(
         self, *, category: Sequence[str] = (), only: Sequence[str] | None = None, exclude: Sequence[str] = ()
@@ -247,27 +187,44 @@ class Searcher:
         return _permit(self._trie, np.pad(allowed, (0, len(self._trie.documents) - len(allowed))))
 
     def _found(
-        self, queries: Sequence[str], *, k: int, within: Permits | None, groups: int, beams: int, trail: bool = False
-    ) -> Iterator[tuple[int, Found]]:
-        """Batch by batch, how many of its queries are real and what was found, on the host."""
+        self, queries: Sequence[str], *, k: int, within: Permits | None, groups: int, beams: int | None, trail: bool = False,
+        by_id: bool = False,
+    ) -> Iterator["_Answer"]:  # fmt: skip
+        """What was found, batch by batch, on the host."""
         if k < 1 or any(not query.strip() for query in queries):
             raise UserError("search: give queries that are not empty, and k of at least 1")
+        if beams is None:
+            beams = BEAMS if groups == 1 else max(GROUPED, k)
         if not 1 <= groups <= beams:
             raise UserError(f"search: {groups} groups of {beams} beams; give at least 1 group, and a beam for each")
         beams = max(beams, 1 << (k - 1).bit_length())
         config = BeamConfig(beams=beams + -beams % groups, groups=groups, trail=trail)
         for first, batch in _batches(len(queries)):
             part = list(queries[first : first + batch])
-            tokens, mask = tokenize(self._tokenizer, part + part[:1] * (batch - len(part)), self._max_length)
+            tokens, mask = tokenize(self._retriever.tokenizer, part + part[:1] * (batch - len(part)), self._retriever.query_length)
             present = np.arange(batch) < len(part)
-            found = self._generator(config)(self._params, self._trie, tokens, mask, present, within)
-            yield len(part), jax.device_get(found)
+            found, gist = jax.device_get(self._generator(config)(self._params, self._trie, tokens, mask, present, within))
+            yield self._ordered(found, gist, queries=len(part), k=k, by_id=by_id)
+
+    def _ordered(self, found: Found, gist: Float[np.ndarray, "B D"], *, queries: int, k: int, by_id: bool) -> "_Answer":
+        """The k best of what the beams found."""
+        rows, scores = np.where(found.valid, found.documents, -1), np.where(found.valid, found.log_probs, -np.inf)
+        log_probs, similarities, vectors = scores, None, self._retriever.vectors
+        if vectors is not None:
+            similarities = np.einsum("bd,bmd->bm", gist, vectors[np.maximum(rows, 0)].astype(np.float32))
+            if not by_id:
+                known = (rows >= 0) & ~np.isnan(similarities)
+                usual = np.where(known, similarities, 0).sum(1, keepdims=True) / np.maximum(known.sum(1, keepdims=True), 1)
+                scores = scores + np.where(known, similarities, usual) / TEMPERATURE  # without a vector: neither up nor down
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        taken = [None if each is None else np.take_along_axis(each, order, axis=1) for each in (rows, scores, log_probs, similarities)]
+        return _Answer(queries, *taken, found.trail)
 
     def _generator(self, config: BeamConfig):
         key = dataclasses.astuple(config)
         with self._lock:
             if key not in self._generators:
-                self._generators[key] = make_generator(self._functions, config=config)
+                self._generators[key] = make_generator(self._retriever.functions, config=config)
             return self._generators[key]
 
     def _bearing(self, category: tuple[str, ...]) -> Bool[np.ndarray, " N"]:
@@ -294,14 +251,31 @@ class Searcher:
             named[rows.to_numpy()] = True
         return named
 
-    def _hits(self, rows: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]) -> list[Hit]:
-        return [self._hit(int(row), float(score)) for row, score in zip(rows, scores, strict=True) if row >= 0]
+    def _hits(self, answer: "_Answer", query: int) -> list[Hit]:
+        """The documents of one query of an answer."""
+        hits = []
+        for place, row in enumerate(answer.rows[query].tolist()):
+            if row < 0:
+                break
+            known = self.corpus is not None and row < len(self.corpus)
+            text = " ".join(self.corpus.text(row)[: 4 * SNIPPET].split())[:SNIPPET] if known else ""
+            path = self.corpus.path(row) if known else ()
+            similarity = None if answer.similarities is None else float(answer.similarities[query, place])
+            similarity = None if similarity is None or np.isnan(similarity) else similarity
+            log_prob = float(answer.log_probs[query, place])
+            hits.append(Hit(self.table.ids[row].as_py(), log_prob, similarity, self._texts[row].as_py(), text, path))
+        return hits
 
-    def _hit(self, row: int, score: float) -> Hit:
-        known = self.corpus is not None and row < len(self.corpus)
-        text = " ".join(self.corpus.text(row)[: 4 * SNIPPET].split())[:SNIPPET] if known else ""
-        path = self.corpus.path(row) if known else ()
-        return Hit(self.table.ids[row].as_py(), score, self._texts[row].as_py(), text, path)
+
+class _Answer(NamedTuple):
+    """What a batch found, in order; the first `queries` of it are real."""
+
+    queries: int
+    rows: Int[np.ndarray, "B k"]  # of the table; -1 where there are fewer
+    scores: Float[np.ndarray, "B k"]
+    log_probs: Float[np.ndarray, "B k"]
+    similarities: Float[np.ndarray, "B k"] | None
+    trail: tuple[Beams, ...]
 
 
 _permit = jax.jit(permit)
@@ -322,14 +296,6 @@ def _step(beams: Beams, query: int) -> Step:
     alive = first[nodes >= 0]
     order = alive[np.argsort(-beams.scores[query][alive], kind="stable")]
     return Step(beams.codes[query][order], beams.nodes[query][order], beams.scores[query][order])
-
-
-def _open_trie(folder: pathlib.Path, table: IdTable, sizes: tuple[int, ...]) -> tries.Trie:
-    """The kept trie; made anew where documents have been added since, or it cannot be read."""
-    try:
-        return tries.load(folder, table=table)
-    except UserError:
-        return of_table(table, counters=room(sizes))
 
 
 def _open_corpus(table: IdTable) -> Corpus | None:

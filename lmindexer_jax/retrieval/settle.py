@@ -4,31 +4,27 @@ Whatever made the IDs, their codes then stand where queries like those texts wil
 Rocchio 1971), and training goes on from there: position by position, of what the codes before do not explain.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from lmindexer_jax.models.retriever import Params, RetrieverFunctions
+from lmindexer_jax.models.retriever import Params
 
-BATCH = 256  # texts at a time
-MOST = 200_000  # texts, evenly taken: a mean needs no more, and their gists lie in memory
+MOST = 200_000  # texts, evenly taken: a mean needs no more
 TEMPERATURE = 0.1  # of the cosines between a query's rest and a code
 
 
-def settle(
-    functions: RetrieverFunctions, params: Params, tokens: Int[np.ndarray, "P L"], mask: Bool[np.ndarray, "P L"],
-    codes: Int[np.ndarray, "P T"],
-) -> Params:  # fmt: skip
+def settle(params: Params, gists: Float[np.ndarray, "P D"], codes: Int[np.ndarray, "P T"]) -> Params:
     """Parameters with `centre`, `explained`, `gain` and the codebook rows that texts belong to set from P texts.
 
     Rows keep the mean length that `adopt` gives them, width**0.5; ends of IDs and codes without a text stay as they are.
 
     Args:
+      gists: of the texts.
       codes: the ID of each text's document; -1 behind the end of a shorter one.
     """
-    taken = np.linspace(0, len(tokens) - 1, min(MOST, len(tokens))).astype(int)
-    rest, codes = gists(functions, params, tokens[taken], mask[taken]), codes[taken]
+    taken = np.linspace(0, len(gists) - 1, min(MOST, len(gists))).astype(int)
+    rest, codes = np.asarray(gists[taken], np.float32), codes[taken]
     settled = dict(params) | {"centre": jnp.asarray(rest.mean(0))}
     rest = rest - rest.mean(0)
     length = rest.shape[1] ** 0.5
@@ -48,15 +44,3 @@ def settle(
         explained.append(scale)
         settled[name] = jnp.asarray(book)
     return settled | {"gain": jnp.asarray(gain, jnp.float32), "explained": jnp.asarray(explained[:-1], jnp.float32)}
-
-
-def gists(
-    functions: RetrieverFunctions, params: Params, tokens: Int[np.ndarray, "P L"], mask: Bool[np.ndarray, "P L"]
-) -> Float[np.ndarray, "P D"]:
-    """One vector of each text, a batch at a time."""
-    encode = jax.jit(lambda params, tokens, mask: functions.encode(params, tokens, mask).gist)
-    found = []
-    for first in range(0, len(tokens), BATCH):
-        rows = np.arange(first, first + BATCH) % len(tokens)  # the last batch begins anew: one shape, one compilation
-        found.append(np.asarray(encode(params, tokens[rows], mask[rows])))
-    return np.concatenate(found)[: len(tokens)]

@@ -64,7 +64,7 @@ class Answers:
           diverse: let groups of beams choose in turn.
 
         Returns:
-          `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob`, `probability`, `text`, `path`,
+          `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob`, `probability`, `similarity`, `text`, `path`,
           `prefixes` of its ID); `positions`, one for each code: `position`, `codes` there are, `kept` (the probability that
           the beams hold), and the `beams`, best first: `prefix`, `log_prob`, `probability`, `given` (that of its last code
           after those before), and what `Gloss.look_up` says of it.
@@ -116,6 +116,7 @@ def _hit(rank: int, hit: Hit, *, length: int) -> dict:
         "full_id": hit.full_id,
         "log_prob": hit.log_prob,
         "probability": math.exp(hit.log_prob),
+        "similarity": hit.similarity,
         "text": hit.text,
         "path": list(hit.path),
         "prefixes": ["-".join(codes[: t + 1]) for t in range(length)],

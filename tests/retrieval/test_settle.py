@@ -6,7 +6,7 @@ import pytest
 
 from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.retriever import Retriever, RetrieverConfig, RetrieverFunctions
-from lmindexer_jax.retrieval.settle import gists, settle
+from lmindexer_jax.retrieval.settle import settle
 
 MODEL = BertConfig(
     vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, max_position_embeddings=16
@@ -22,7 +22,11 @@ def settled():
     codes = np.stack([rng.integers(0, 3, TEXTS), rng.integers(0, 4, TEXTS), rng.integers(-1, 2, TEXTS)], axis=1)
     tokens = (2 + 12 * codes[:, :1] + rng.integers(0, 4, (TEXTS, 8)) + 4 * (rng.random((TEXTS, 8)) < 0.5) * (codes[:, 1:2] % 2)).astype(np.int32)
     mask = np.arange(8)[None] < rng.integers(3, 9, (TEXTS, 1))
-    return functions, params, tokens, mask, codes, settle(functions, params, tokens, mask, codes)
+    return functions, params, tokens, mask, codes, settle(params, gists(functions, params, tokens, mask), codes)
+
+
+def gists(functions, params, tokens, mask):
+    return np.asarray(jax.jit(functions.encode)(params, tokens, mask).gist)
 
 
 def test_rows_are_the_means_of_what_is_left(settled):

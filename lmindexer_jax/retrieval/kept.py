@@ -1,0 +1,184 @@
+"""A retriever on disk. `W/retriever/` holds
+
+    params/          a checkpoint
+    tokenizer/
+    trie/            of the ID table
+    vectors/         gists of the documents, where the retriever has one: a file for each piece that was added, named by
+                     its first row
+    retriever.json   written last: without it there is none
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from lmindexer_jax.console import Console
+from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.corpus import Corpus
+from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lmindexer_jax.data.tokens import open_tokens
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import replacing, save_array
+from lmindexer_jax.indexing.id_table import IdTable
+from lmindexer_jax.models.bert import BertConfig
+from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, RetrieverFunctions
+from lmindexer_jax.models.t5 import T5Config
+from lmindexer_jax.retrieval import trie as tries
+from lmindexer_jax.retrieval.build import of_table
+from lmindexer_jax.retrieval.gists import gists
+from lmindexer_jax.training.checkpoint import load_tree, save_tree
+
+HOME, META, VECTORS, FORMAT = "retriever", "retriever.json", "vectors", 2
+FAMILIES = {"t5": T5Config, "bert": BertConfig}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """What is read back.
+
+    Attributes:
+      query_length, document_length: tokens that are read of a query, and of a document for its vector.
+      vectors: (N, D) in half precision, unit length, in the order of the table; NaN for a document that has none. None
+        without a gist.
+    """
+
+    functions: RetrieverFunctions
+    params: Params
+    tokenizer: Tokenizer
+    trie: tries.Trie
+    query_length: int
+    document_length: int
+    vectors: Float[np.ndarray, "N D"] | None
+
+
+def save(
+    workdir: pathlib.Path, functions: RetrieverFunctions, params: Params, tokenizer: Tokenizer, *, table: IdTable,
+    query_length: int, document_length: int, vectors: Float[np.ndarray, "N D"] | None,
+) -> None:  # fmt: skip
+    """Keep a trained retriever; only once the last file is there, `load` sees it."""
+    home = workdir / HOME
+    (home / VECTORS).mkdir(parents=True, exist_ok=True)
+    (home / META).unlink(missing_ok=True)
+    module = functions.module
+    tokenizer.save(home / "tokenizer")
+    save_tree(home / "params", params)
+    tries.save(of_table(table, counters=room(module.sizes)), home / "trie", table=table)
+    for old in (home / VECTORS).iterdir():
+        old.unlink()
+    if vectors is not None:
+        _save_vectors(home, 0, vectors)
+    family = next(name for name, kind in FAMILIES.items() if isinstance(module.language_model, kind))
+    meta = {
+        "format": FORMAT,
+        "family": family,
+        "language_model": dataclasses.asdict(module.language_model),
+        "config": dataclasses.asdict(module.config),
+        "sizes": module.sizes,
+        "precision": np.dtype(module.dtype).name,
+        "query_length": query_length,
+        "document_length": document_length,
+        "model": table.manifest.model_hash,
+        "table": table.digest,
+    }
+    with replacing(home / META) as path:
+        path.write_text(json.dumps(meta, indent=1))
+
+
+def load(workdir: pathlib.Path, table: IdTable) -> Kept:
+    """The retriever of a workdir, for the documents of its ID table as it is now.
+
+    Raises:
+      UserError: no retriever there, a damaged one, or one that does not fit the table.
+    """
+    home = workdir / HOME
+    again = f"run `python -m lmindexer_jax.finetune --workdir {workdir}` again"
+    functions, meta = _read_meta(workdir)
+    if meta["model"] != table.manifest.model_hash:
+        raise UserError(f"{home}: made for other IDs than those of {workdir / 'ids'}; remove it, and {again}")
+    sizes = functions.module.sizes
+    trie = _open_trie(home / "trie", table, sizes)
+    if trie.sizes != sizes:
+        raise UserError(f"{home}: more documents share all codes than the {room(sizes)} it was made for; remove it, and {again}")
+    vectors = _load_vectors(home, len(table)) if functions.module.config.gist else None
+    tokenizer = load_tokenizer(home / "tokenizer")
+    return Kept(functions, load_tree(home / "params"), tokenizer, trie, meta["query_length"], meta["document_length"], vectors)
+
+
+def extend(workdir: pathlib.Path, corpus: Corpus, *, first: int, names: Sequence[str], cache_dir: str, console: Console) -> None:
+    """Keep the vectors of documents that are about to join the ID table; nothing where no retriever wants any.
+
+    Args:
+      corpus: holds the documents, and may hold others.
+      first: the row of the first of them in the table.
+      names: their ids, in the table's order.
+      cache_dir: where tokens are kept.
+    """
+    if not (workdir / HOME / META).is_file() or not len(names):
+        return
+    functions, meta = _read_meta(workdir)
+    if not functions.module.config.gist:
+        return
+    home = workdir / HOME
+    tokenizer = load_tokenizer(home / "tokenizer")
+    store = open_tokens(corpus, tokenizer, max_length=meta["document_length"], cache_dir=cache_root(cache_dir))
+    found = gists(functions, load_tree(home / "params"), store, console=console, label="document vectors")
+    at = {name: row for row, name in enumerate(corpus.ids().to_pylist())}
+    _save_vectors(home, first, found[[at[name] for name in names]])
+
+
+def room(sizes: Sequence[int]) -> int:
+    """Documents of the same codes that a retriever can tell apart; the last code of its last position is the end."""
+    return sizes[-1] - 1
+
+
+def _read_meta(workdir: pathlib.Path) -> tuple[RetrieverFunctions, dict]:
+    path = workdir / HOME / META
+    again = f"run `python -m lmindexer_jax.finetune --workdir {workdir}` again"
+    if not path.is_file():
+        raise UserError(f"{workdir}: no retriever yet; make one with `python -m lmindexer_jax.finetune --workdir {workdir}`")
+    try:
+        meta = json.loads(path.read_text())
+        if meta["format"] != FORMAT:
+            raise UserError(f"{path}: format {meta['format']}, but this version reads {FORMAT}; {again}")
+        model = FAMILIES[meta["family"]](**meta["language_model"])
+        module = Retriever(RetrieverConfig(**meta["config"]), model, tuple(meta["sizes"]), jnp.dtype(meta["precision"]))
+        return RetrieverFunctions(module), {name: meta[name] for name in ("model", "query_length", "document_length")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); {again}") from None
+
+
+def _open_trie(folder: pathlib.Path, table: IdTable, sizes: tuple[int, ...]) -> tries.Trie:
+    """The kept trie; made anew where documents have been added since, or it cannot be read."""
+    try:
+        return tries.load(folder, table=table)
+    except UserError:
+        return of_table(table, counters=room(sizes))
+
+
+def _save_vectors(home: pathlib.Path, first: int, vectors: Float[np.ndarray, "N D"]) -> None:
+    save_array(home / VECTORS / f"{first}.npy", vectors.astype(np.float16))
+
+
+def _load_vectors(home: pathlib.Path, documents: int) -> Float[np.ndarray, "N D"]:
+    """The pieces in their places, NaN where none was kept: documents that were added before the retriever was trained.
+
+    Raises:
+      UserError: a damaged piece.
+    """
+    pieces = {}
+    for path in (home / VECTORS).glob("*.npy"):
+        try:
+            pieces[int(path.stem)] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise UserError(f"{path}: damaged; run `python -m lmindexer_jax.finetune --workdir {home.parent}` again") from None
+    if len(pieces[0]) == documents:
+        return pieces[0]  # on disk
+    vectors = np.full((documents, pieces[0].shape[1]), np.nan, np.float16)
+    for first, piece in sorted(pieces.items()):
+        vectors[first : first + len(piece)] = piece[: max(0, documents - first)]
+    return vectors
