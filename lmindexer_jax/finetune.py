@@ -16,35 +16,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import cache_root, keep_compiled
 from lmindexer_jax.data.relevance import RelevanceConfig, open_task
-from lmindexer_jax.data.tokens import TokenStore, open_tokens
+from lmindexer_jax.data.tokens import open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.files import replacing
 from lmindexer_jax.finished import open_finished
-from lmindexer_jax.indexing import two_stage
-from lmindexer_jax.indexing.assigners import LANGUAGE_MODEL, Assigners, content_hash
-from lmindexer_jax.indexing.encode import Encoded, encode_corpus
+from lmindexer_jax.indexing.assigners import LANGUAGE_MODEL, content_hash
+from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.two_stage import IndexerKind
+from lmindexer_jax.indexing.vectors import VectorSource, from_language_model
 from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
-from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, RetrieverFunctions, adopt
+from lmindexer_jax.models.retriever import Retriever, RetrieverConfig, RetrieverFunctions, adopt
 from lmindexer_jax.prepare import encoded_home, language_model_config, open_tokenizer, read_run
 from lmindexer_jax.retrieval import kept, query_pairs
 from lmindexer_jax.retrieval.build import of_table
 from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, finetune
-from lmindexer_jax.retrieval.gists import gists
 from lmindexer_jax.retrieval.lexical import Bm25
 from lmindexer_jax.retrieval.searcher import Searcher
 from lmindexer_jax.retrieval.settle import settle
 from lmindexer_jax.retrieval.query_pairs import Held
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import END
-from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.training.sharding import make_mesh
 
 SHOWN = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
@@ -82,7 +79,7 @@ def execute(
     precision = jnp.dtype(described["precision"]) if described else jnp.float32
     language_model = language_model_config(preset, tokenizer)
     functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=config.gist), language_model, trie.sizes, precision))
-    whole, is_learned = language_model_of(run.config, workdir), run.config.indexer_kind == IndexerKind.LEARNED
+    whole, is_learned = run.learned(), run.config.indexer_kind == IndexerKind.LEARNED
     start = whole if is_learned else {name: whole[name] for name in LANGUAGE_MODEL if name in whole}
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), start)
     cache = cache_root(run.config.corpus.cache_dir)
@@ -90,22 +87,20 @@ def execute(
     documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
     console.note(f"{len(pairs):,} pairs of a text and a document that it should find")
-
-
-    def encode(store: TokenStore) -> Encoded:
-        """What the frozen encoder makes of texts, kept on disk as the run has kept that of the documents."""
-        indexer = IndexerFunctions(Indexer(run.config.indexer, language_model, dtype=precision))
-        return encode_corpus(indexer, whole, store, directory=encoded_home(cache, workdir), console=console)
-
-    encoded = encode(texts) if config.frozen and run.config.language_model.cache_states else None
+    indexer = IndexerFunctions(Indexer(run.config.indexer, language_model, dtype=precision))
+    states = encoded_home(cache, workdir) if run.config.language_model.cache_states else None
+    encoded = encode_corpus(indexer, whole, texts, directory=states, console=console) if config.frozen and states else None
+    vectors = None
     if config.gist:
-        found = encoded.pooled if encoded else gists(functions, params, texts, console=console, label="texts")
-        params = settle(params, found, ids[pairs.rows])  # codes start at the means of their documents' texts
+        pooled = functools.partial(from_language_model, VectorSource.POOLED, indexer, whole, unlabelled=(), console=console)
+        vectors = pooled(documents, cache=states)  # where the run has kept the states, at no cost
+        # Codes start at the means of their documents' texts.
+        params = settle(params, encoded.pooled if encoded else pooled(texts, cache=None), ids[pairs.rows])
     params = finetune(
         functions,
         params,
         trie,
-        Examples(texts, ids[pairs.rows], encoded),
+        Examples(texts, pairs.rows, ids, encoded, vectors),
         config=config,
         directory=workdir / kept.HOME,
         mesh=make_mesh(run.config.mesh),
@@ -114,13 +109,7 @@ def execute(
         checkpoint_seconds=run.config.checkpoint_seconds,
         identity=f"{table.digest} {content_hash(params)}",
     )
-    vectors = None
-    if encoded is not None:
-        vectors = encode(documents).pooled
-    elif config.gist:
-        vectors = gists(functions, params, documents, console=console, label="document vectors")
-    lengths = {"query_length": config.max_length, "document_length": documents.max_length}
-    kept.save(workdir, functions, params, tokenizer, table=table, vectors=vectors, **lengths)
+    kept.save(workdir, functions, params, tokenizer, table=table, query_length=config.max_length, vectors=vectors)
     searcher = Searcher.load(workdir)
     retrievers = {
         "bm25": Bm25([text for batch in corpus.batches() for text in batch]).search,
@@ -146,20 +135,6 @@ def measure(retrievers: dict[str, Callable[..., Ranked]], held: Held) -> dict[st
             rows = np.where(rows == held.without[:, None], -1, rows)  # which takes no rank
         means[name] = ranking.means(ranking.evaluate(rows, held.qrels, cutoffs=(1, 10)))
     return means
-
-
-def language_model_of(config: Config, workdir: pathlib.Path) -> Params:
-    """What the run has learned: the whole model of its last position, or of a two-stage run its encoder with what is left.
-
-    Raises:
-      UserError: a run without a language model.
-    """
-    if config.indexer_kind == IndexerKind.LEARNED:
-        return Assigners(workdir / "assigners").load(len(config.indexer.codebook_sizes) - 1)
-    encoder = workdir / "assigners" / two_stage.ENCODER
-    if not encoder.is_dir():
-        raise UserError(f"{workdir}: made without a language model, and there is none to start from; use a learned run")
-    return load_tree(encoder)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -12,7 +12,8 @@ from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.assigners import Assigners
-from lmindexer_jax.indexing.two_stage import IndexerKind
+from lmindexer_jax.indexing.two_stage import ENCODER, IndexerKind
+from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.typed import from_dict
 
 
@@ -42,6 +43,19 @@ class Finished:
     def summary(self) -> dict:
         """Every number of the closing table: `rows` by position, `prefixes`, `ami`, `collisions`, the rivals', and more."""
         return json.loads((self.workdir / "summary.json").read_text())
+
+    def learned(self) -> dict:
+        """Parameters of what was learned: the whole model of the last position, or a two-stage run's encoder.
+
+        Raises:
+          UserError: a run without a language model.
+        """
+        if self.config.indexer_kind == IndexerKind.LEARNED:
+            return Assigners(self.workdir / "assigners").load(len(self.config.indexer.codebook_sizes) - 1)
+        encoder = self.workdir / "assigners" / ENCODER
+        if not encoder.is_dir():
+            raise UserError(f"{self.workdir}: made without a language model, and there is none to start from; use a learned run")
+        return load_tree(encoder)
 
     def learned_codes(self, documents: int) -> Int[np.ndarray, "N T"]:
         """Codes of the corpus' documents as learned, before last ones were spread to make IDs distinct.

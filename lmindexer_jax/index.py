@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from lmindexer_jax.config import Config
@@ -21,9 +22,11 @@ from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.documents import CorpusConfig
+from lmindexer_jax.data.tokenizer import Tokenizer
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
+from lmindexer_jax.finished import open_finished
 from lmindexer_jax.indexing import id_table, two_stage
 from lmindexer_jax.indexing.assign import corpus_codes
 from lmindexer_jax.indexing.assigners import Assigners
@@ -75,13 +78,7 @@ def index(
     table = id_table.load(workdir / "ids", model_hash=model)
     corpus = open_corpus(corpus_config)
     console.note(f"{len(corpus):,} documents" + dropped_text(corpus.dropped))
-    preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
-    tokenizer = open_tokenizer(config, preset, None, workdir)
-    store = open_tokens(
-        corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache_root(corpus_config.cache_dir)
-    )
-    language_model = language_model_config(preset, tokenizer)
-    functions = IndexerFunctions(Indexer(config.indexer, language_model, dtype=jnp.dtype(run["precision"])))
+    functions, tokenizer, store = open_documents(workdir, corpus, cache_dir=corpus_config.cache_dir)
     names = corpus.ids().to_pylist()
     if learned:
         assigners = Assigners(workdir / "assigners")
@@ -105,6 +102,17 @@ def index(
     if (~new).any():
         console.note(f"{int((~new).sum()):,} documents are in the table already and keep their IDs")
     return corpus, table.append([name for name, is_new in zip(names, new) if is_new], codes[new])
+
+
+def open_documents(workdir: pathlib.Path, corpus: Corpus, *, cache_dir: str) -> tuple[IndexerFunctions, Tokenizer, TokenStore]:
+    """A run's model, its tokenizer and the tokens of documents by it."""
+    run = read_run(workdir)
+    config = from_dict(Config, run["config"])
+    preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
+    tokenizer = open_tokenizer(config, preset, None, workdir)
+    store = open_tokens(corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache_root(cache_dir))
+    language_model = language_model_config(preset, tokenizer)
+    return IndexerFunctions(Indexer(config.indexer, language_model, dtype=jnp.dtype(run["precision"]))), tokenizer, store
 
 
 def check_kind(config: Config, vectors: str) -> None:
@@ -185,9 +193,13 @@ def code(
 def keep(workdir: pathlib.Path, corpus: Corpus, table: id_table.IdTable, *, console: Console) -> None:
     """Put new documents into a workdir: their vectors, where its retriever compares them, and the longer table, which
     makes them count."""
-    first = len(id_table.load(workdir / "ids"))
-    cache = read_run(workdir)["config"]["corpus"]["cache_dir"]
-    kept.extend(workdir, corpus, first=first, names=table.ids[first:].to_pylist(), cache_dir=cache, console=console)
+    run = open_finished(workdir)
+    first = len(run.table)
+    if kept.has_vectors(workdir) and len(table) > first:
+        functions, _, store = open_documents(workdir, corpus, cache_dir=run.config.corpus.cache_dir)
+        vectors = from_language_model(VectorSource.POOLED, functions, run.learned(), store, unlabelled=(), cache=None, console=console)
+        rows = pc.index_in(table.ids[first:], value_set=corpus.ids().combine_chunks()).to_numpy()
+        kept.extend(workdir, vectors[rows], first=first)
     table.save(workdir / "ids")
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import runs
 from finished import finish, places
 
-from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.data.corpus import open_corpus
 from lmindexer_jax.data.tokenizer import train_tokenizer
 from lmindexer_jax.data.tokens import open_tokens
@@ -16,7 +15,6 @@ from lmindexer_jax.indexing import id_table
 from lmindexer_jax.models.retriever import Retriever, RetrieverConfig, RetrieverFunctions
 from lmindexer_jax.models.t5 import T5Config
 from lmindexer_jax.retrieval import kept
-from lmindexer_jax.retrieval.gists import gists
 
 DOCUMENTS, SIZES, COUNTERS = 60, (4, 3, 4), 12
 MODEL = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
@@ -36,8 +34,9 @@ def make(home: pathlib.Path, *, gist: bool = False) -> pathlib.Path:
     model = T5Config(vocab_size=384, **MODEL)
     functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=gist), model, (*SIZES, COUNTERS + 1)))
     params = jax.jit(functions.init)(jax.random.key(0))
-    store, vectors = open_tokens(corpus, tokenizer, max_length=16, cache_dir=cache), None
+    vectors = None
     if gist:
-        vectors = gists(functions, params, store, console=Console(Mode.QUIET), label="vectors")
-    kept.save(home / "run", functions, params, tokenizer, table=table, query_length=16, document_length=16, vectors=vectors)
+        store = open_tokens(corpus, tokenizer, max_length=16, cache_dir=cache)
+        vectors = np.asarray(jax.jit(functions.encode)(params, *store.batch(np.arange(DOCUMENTS), length=16)).gist)
+    kept.save(home / "run", functions, params, tokenizer, table=table, query_length=16, vectors=vectors)
     return home / "run"

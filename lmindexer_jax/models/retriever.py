@@ -9,7 +9,8 @@ As the indexer compares a document's vector with the codes, so can the retriever
 
     logits_t = codebook_t (width**-0.5 hidden_t + gain_t (gist - centre - sum over s < t of explained_s codebook_s[c_s]))
 
-where the gist is the unit mean of the encoder's states, and what the codes so far explain is taken out of it.
+where the gist is the unit mean of the encoder's states, turned by a matrix of its own towards the documents that it
+asks for, and what the codes so far explain is taken out of it. The documents' vectors are such means, not turned.
 `retrieval.settle` puts rows, centre and scales where the documents' own texts are.
 """
 
@@ -26,6 +27,7 @@ from lmindexer_jax.models.bert import BertConfig, BertEncoder
 from lmindexer_jax.models.decoding import Cache
 from lmindexer_jax.models.indexer import pool, small_decoder
 from lmindexer_jax.models.layers import Embedding
+from lmindexer_jax.models.quantiser import unit
 from lmindexer_jax.models.t5 import T5Config, T5Decoder, T5Encoder
 
 Params = dict
@@ -45,7 +47,7 @@ class Read(NamedTuple):
     Attributes:
       states: contextual vectors of the tokens; those at masked positions mean nothing.
       mask: which tokens are real.
-      gist: one vector of the whole query.
+      gist: one vector of the whole query, of unit length.
     """
 
     states: Float[Array, "B L D"]
@@ -85,6 +87,7 @@ class Retriever(nn.Module):
         ]
         if self.config.gist:
             positions = len(self.sizes)
+            self.turn = self.param("turn", lambda _, width: jnp.eye(width), decoder.d_model)
             self.centre = self.param("centre", nn.initializers.zeros, (decoder.d_model,))
             self.gain = self.param("gain", nn.initializers.zeros, (positions,))
             self.explained = self.param("explained", nn.initializers.zeros, (positions - 1,))
@@ -93,7 +96,11 @@ class Retriever(nn.Module):
         """What the encoder makes of queries."""
         inputs = self.shared(tokens) if isinstance(self.language_model, T5Config) else tokens
         states = self.encoder(inputs, mask, deterministic=deterministic)
-        return Read(states, mask, pool(states, mask))
+        return self.read(states, mask, pool(states, mask))
+
+    def read(self, states: Float[Array, "B L D"], mask: Bool[Array, "B L"], pooled: Float[Array, "B D"]) -> Read:
+        """The same of states and their unit mean that are known."""
+        return Read(states.astype(self.dtype), mask, unit(pooled @ self.turn) if self.config.gist else pooled)
 
     def logits(self, read: Read, codes: Int[Array, "B T"], *, deterministic: bool = True) -> tuple[Float[Array, "B K"], ...]:
         """Teacher-forced logits of every position."""
@@ -167,6 +174,12 @@ class RetrieverFunctions:
     ) -> Read:
         """What the encoder makes of queries."""
         return self._apply("encode", params, tokens, mask, deterministic=key is None, rngs=_rngs(key))
+
+    def read(
+        self, params: Params, states: Float[Array, "B L D"], mask: Bool[Array, "B L"], pooled: Float[Array, "B D"]
+    ) -> Read:
+        """What `encode` gives, where a frozen encoder's states and their unit mean are known."""
+        return self._apply("read", params, states, mask, pooled)
 
     def logits(
         self, params: Params, read: Read, *, codes: Int[Array, "B T"], key: PRNGKeyArray | None = None

@@ -1,6 +1,8 @@
 """Training a retriever: from a text to the ID of its document.
 
 The loss is the cross-entropy of the ID's codes, at every position among the codes that may follow: -log p(document).
+Where documents are compared with the query's gist as well, that of the right one among those of the batch joins it; the
+documents' vectors stay what the run's encoder made of them, and the query's side learns to meet them.
 A killed run that is started again ends with the same bits as one that was left alone.
 """
 
@@ -15,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.pipeline import training_batches
@@ -26,7 +28,7 @@ from lmindexer_jax.indexing.journal import Journal
 from lmindexer_jax.indexing.objective import Outcome
 from lmindexer_jax.indexing.recipe import needed
 from lmindexer_jax.models.layers import mask_bias
-from lmindexer_jax.models.retriever import Params, Read, RetrieverFunctions
+from lmindexer_jax.models.retriever import Params, RetrieverFunctions
 from lmindexer_jax.retrieval.children import children_masks
 from lmindexer_jax.retrieval.trie import END, Trie
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
@@ -34,6 +36,8 @@ from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, paths, split
 from lmindexer_jax.training.sharding import own_rows, put_batch, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
+
+TURN = 0.3  # learning rate of what turns the gist, as a factor
 
 
 @dataclasses.dataclass
@@ -46,6 +50,7 @@ class FinetuneConfig:
     pseudo_queries: int = 5  # for each document
     language_model: float = 0.1  # learning rate of the encoder as a factor; 0 freezes it
     gist: bool = True  # see models/retriever.py
+    temperature: float = 0.05  # of the cosines of gists and documents in training
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     @property
@@ -55,25 +60,39 @@ class FinetuneConfig:
 
 
 def rules(params: Params, config: FinetuneConfig) -> Rules:
-    """Decoder and codebooks move at the full rate, the encoder and its embeddings at a factor of it."""
-    wanted = ((r"(encoder|shared)/.*", config.language_model), (r".*", 1.0))
+    """Decoder and codebooks move at the full rate, the encoder and its embeddings at a factor of it, and so does what
+    turns the gist, a matrix that starts as the identity."""
+    wanted = ((r"(encoder|shared)/.*", config.language_model), (r"turn", TURN), (r".*", 1.0))
     return needed(wanted, paths=tuple(paths(params)))
 
 
-def make_objective(functions: RetrieverFunctions, trie: Trie):
+def make_objective(functions: RetrieverFunctions, trie: Trie, *, temperature: float):
     """`(params, memory, batch, key) -> (loss, Outcome)` over the batches of `Examples`."""
 
     def objective(params: Params, memory: dict, batch: dict, key: PRNGKeyArray) -> tuple[Array, Outcome]:
         encoder, decoder = jax.random.split(key)
         if "states" in batch:
-            read = Read(batch["states"].astype(functions.module.dtype), batch["mask"], batch["gist"])
+            read = functions.read(params, batch["states"], batch["mask"], batch["pooled"])
         else:
             read = functions.encode(params, batch["tokens"], batch["mask"], key=encoder)
         logits = functions.logits(params, read, codes=batch["codes"], key=decoder)
-        loss = jnp.mean(-log_probs(logits, trie, batch["codes"]))
-        return loss, Outcome({"loss": loss}, memory, {})
+        losses = {"ids": jnp.mean(-log_probs(logits, trie, batch["codes"]))}
+        if "vectors" in batch:
+            chances = in_batch(read.gist, batch["vectors"], batch["rows"], temperature=temperature)
+            losses["vectors"] = jnp.mean(-chances)
+        loss = sum(losses.values())
+        return loss, Outcome({"loss": loss, **losses}, memory, {})
 
     return objective
+
+
+def in_batch(
+    gists: Float[Array, "B D"], vectors: Float[Array, "B D"], rows: Int[Array, " B"], *, temperature: float
+) -> Float[Array, " B"]:
+    """log p of each query's document among those of the batch, by their cosines; a document is no rival of itself."""
+    cosines = gists @ vectors.T / temperature
+    rivals = (rows[:, None] != rows[None]) | jnp.eye(len(rows), dtype=bool)
+    return jnp.diagonal(jax.nn.log_softmax(cosines + mask_bias(rivals), axis=-1))
 
 
 def log_probs(logits: tuple[Array, ...], trie: Trie, codes: Int[Array, "B T"]) -> Array:
@@ -89,12 +108,21 @@ def log_probs(logits: tuple[Array, ...], trie: Trie, codes: Int[Array, "B T"]) -
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """P pairs as arrays: `mask` (B, L) and `codes` (B, T); `tokens` (B, L), or what a frozen encoder made of them, which
-    is computed once: `states` (B, L, D) and `gist` (B, D)."""
+    """P pairs of a text and a document: the `mask` (B, L) of a batch and the `codes` (B, T).
+
+    Attributes:
+      store: the texts' `tokens` (B, L).
+      rows: the document of each.
+      ids: its whole ID, by document; -1 behind the end of a shorter one.
+      encoded: of the texts, where the encoder is frozen: `states` (B, L, D) and `pooled` (B, D) take the tokens' place.
+      vectors: of the documents, unit length, where gists are compared with them: `vectors` (B, D) and `rows` (B,).
+    """
 
     store: TokenStore
-    codes: Int[np.ndarray, "P T"]
+    rows: Int[np.ndarray, " P"]
+    ids: Int[np.ndarray, "N T"]
     encoded: Encoded | None = None
+    vectors: Float[np.ndarray, "N D"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "length", int(-(-self.store.lengths.max() // 8) * 8))
@@ -109,16 +137,24 @@ class Examples:
     ) -> dict[str, np.ndarray]:
         """The arrays of some rows of a batch."""
         indices = indices[rows]
+        documents = self.rows[indices]
         tokens, mask = self.store.batch(indices, length=self.length)
-        batch = {"mask": mask, "codes": self.codes[indices]}
+        batch = {"mask": mask, "codes": self.ids[documents]}
         if self.encoded is None:
-            return batch | {"tokens": tokens}
-        states = padded(self.encoded.states, self.offsets, indices, mask)
-        return batch | {"states": states, "gist": self.encoded.pooled[indices]}
+            batch["tokens"] = tokens
+        else:
+            batch["states"] = padded(self.encoded.states, self.offsets, indices, mask)
+            batch["pooled"] = self.encoded.pooled[indices]
+        if self.vectors is not None:
+            batch |= {"vectors": np.asarray(self.vectors[documents], np.float32), "rows": documents.astype(np.int32)}
+        return batch
 
     def digest(self) -> str:
-        """Hash of all of them."""
-        return hashlib.sha256(self.store.hash.encode() + np.ascontiguousarray(self.codes).tobytes()).hexdigest()
+        """Hash of texts, documents and IDs."""
+        found = hashlib.sha256(self.store.hash.encode())
+        for array in (self.rows, self.ids):
+            found.update(np.ascontiguousarray(array))
+        return found.hexdigest()
 
 
 def finetune(
@@ -152,7 +188,7 @@ def finetune(
     optimiser = make_optimiser(config.optim, moving_rules, params, steps=steps)
     state = State(params, optimiser.init(split(params, moving_rules)[0]), {}, jnp.zeros((), jnp.int32))
     state = jax.device_put(state, tree_shardings(state, mesh))
-    objective = make_objective(functions, jax.device_put(trie))
+    objective = make_objective(functions, jax.device_put(trie), temperature=config.temperature)
     settings = json.dumps([dataclasses.asdict(config), examples.digest(), seed, identity], sort_keys=True)
     fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
     order_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x52))

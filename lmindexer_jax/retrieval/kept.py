@@ -3,7 +3,7 @@
     params/          a checkpoint
     tokenizer/
     trie/            of the ID table
-    vectors/         gists of the documents, where the retriever has one: a file for each piece that was added, named by
+    vectors/         of the documents, where they are compared with the query's gist: a file for each piece that was added, named by
                      its first row
     retriever.json   written last: without it there is none
 """
@@ -17,11 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from lmindexer_jax.console import Console
-from lmindexer_jax.data.cache import cache_root
-from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer
-from lmindexer_jax.data.tokens import open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing, save_array
 from lmindexer_jax.indexing.id_table import IdTable
@@ -30,7 +26,6 @@ from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, R
 from lmindexer_jax.models.t5 import T5Config
 from lmindexer_jax.retrieval import trie as tries
 from lmindexer_jax.retrieval.build import of_table
-from lmindexer_jax.retrieval.gists import gists
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 HOME, META, VECTORS, FORMAT = "retriever", "retriever.json", "vectors", 2
@@ -42,7 +37,7 @@ class Kept:
     """What is read back.
 
     Attributes:
-      query_length, document_length: tokens that are read of a query, and of a document for its vector.
+      query_length: tokens that are read of a query.
       vectors: (N, D) in half precision, unit length, in the order of the table; NaN for a document that has none. None
         without a gist.
     """
@@ -52,13 +47,12 @@ class Kept:
     tokenizer: Tokenizer
     trie: tries.Trie
     query_length: int
-    document_length: int
     vectors: Float[np.ndarray, "N D"] | None
 
 
 def save(
     workdir: pathlib.Path, functions: RetrieverFunctions, params: Params, tokenizer: Tokenizer, *, table: IdTable,
-    query_length: int, document_length: int, vectors: Float[np.ndarray, "N D"] | None,
+    query_length: int, vectors: Float[np.ndarray, "N D"] | None,
 ) -> None:  # fmt: skip
     """Keep a trained retriever; only once the last file is there, `load` sees it."""
     home = workdir / HOME
@@ -81,7 +75,6 @@ def save(
         "sizes": module.sizes,
         "precision": np.dtype(module.dtype).name,
         "query_length": query_length,
-        "document_length": document_length,
         "model": table.manifest.model_hash,
         "table": table.digest,
     }
@@ -106,29 +99,17 @@ def load(workdir: pathlib.Path, table: IdTable) -> Kept:
         raise UserError(f"{home}: more documents share all codes than the {room(sizes)} it was made for; remove it, and {again}")
     vectors = _load_vectors(home, len(table)) if functions.module.config.gist else None
     tokenizer = load_tokenizer(home / "tokenizer")
-    return Kept(functions, load_tree(home / "params"), tokenizer, trie, meta["query_length"], meta["document_length"], vectors)
+    return Kept(functions, load_tree(home / "params"), tokenizer, trie, meta["query_length"], vectors)
 
 
-def extend(workdir: pathlib.Path, corpus: Corpus, *, first: int, names: Sequence[str], cache_dir: str, console: Console) -> None:
-    """Keep the vectors of documents that are about to join the ID table; nothing where no retriever wants any.
+def extend(workdir: pathlib.Path, vectors: Float[np.ndarray, "M D"], *, first: int) -> None:
+    """Keep the vectors of documents that are about to join the ID table, where `first` is the row of the first of them."""
+    _save_vectors(workdir / HOME, first, vectors)
 
-    Args:
-      corpus: holds the documents, and may hold others.
-      first: the row of the first of them in the table.
-      names: their ids, in the table's order.
-      cache_dir: where tokens are kept.
-    """
-    if not (workdir / HOME / META).is_file() or not len(names):
-        return
-    functions, meta = _read_meta(workdir)
-    if not functions.module.config.gist:
-        return
-    home = workdir / HOME
-    tokenizer = load_tokenizer(home / "tokenizer")
-    store = open_tokens(corpus, tokenizer, max_length=meta["document_length"], cache_dir=cache_root(cache_dir))
-    found = gists(functions, load_tree(home / "params"), store, console=console, label="document vectors")
-    at = {name: row for row, name in enumerate(corpus.ids().to_pylist())}
-    _save_vectors(home, first, found[[at[name] for name in names]])
+
+def has_vectors(workdir: pathlib.Path) -> bool:
+    """Whether there is a retriever that compares documents by their vectors."""
+    return (workdir / HOME / META).is_file() and _read_meta(workdir)[0].module.config.gist
 
 
 def room(sizes: Sequence[int]) -> int:
@@ -147,7 +128,7 @@ def _read_meta(workdir: pathlib.Path) -> tuple[RetrieverFunctions, dict]:
             raise UserError(f"{path}: format {meta['format']}, but this version reads {FORMAT}; {again}")
         model = FAMILIES[meta["family"]](**meta["language_model"])
         module = Retriever(RetrieverConfig(**meta["config"]), model, tuple(meta["sizes"]), jnp.dtype(meta["precision"]))
-        return RetrieverFunctions(module), {name: meta[name] for name in ("model", "query_length", "document_length")}
+        return RetrieverFunctions(module), {name: meta[name] for name in ("model", "query_length")}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); {again}") from None
 

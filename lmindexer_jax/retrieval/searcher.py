@@ -42,7 +42,7 @@ from lmindexer_jax.typed import from_dict
 
 BATCHES = (1, 8, 32)  # queries at a time: a search is compiled for these alone
 BEAMS, GROUPED = 100, 20  # prefixes kept at every position unless told; fewer in groups, or all would find the same in the end
-TEMPERATURE = 0.02  # of the cosines that join log p
+TEMPERATURE = 0.01  # of the cosines that join log p
 SNIPPET = 200  # characters of a document's text
 
 
