@@ -14,6 +14,7 @@ from lmindexer_jax.retrieval.searcher import Hit, Searcher, Step, parse_category
 
 DIVERSE = 5  # groups of beams that a search for different results has
 CATEGORIES = 3  # shown of a prefix
+BEAMS = 20  # shown of a position, beside those that the documents found have
 SUBSETS = 8  # categories that are kept ready to be searched
 EXAMPLES, LONGEST_EXAMPLE = 4, 60  # queries to begin with, and their characters
 
@@ -66,7 +67,7 @@ class Answers:
         Returns:
           `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob`, `probability`, `similarity`, `text`, `path`,
           `prefixes` of its ID); `positions`, one for each code: `position`, `codes` there are, `kept` (the probability that
-          the beams hold), and the `beams`, best first: `prefix`, `log_prob`, `probability`, `given` (that of its last code
+          the beams hold), and the 20 best `beams`, and those of the hits, best first: `prefix`, `log_prob`, `probability`, `given` (that of its last code
           after those before), and what `Gloss.look_up` says of it.
 
         Raises:
@@ -76,21 +77,22 @@ class Answers:
         within = self._below(parse_category(category)) if category else None
         (trace,) = self.searcher.trace([query], k=k, within=within, groups=DIVERSE if diverse else 1)
         spent = time.perf_counter() - started
-        positions, above = [], {"": 0.0}
-        for step in trace.steps:
-            beams = self._beams(step, above)
-            above = {beam["prefix"]: beam["log_prob"] for beam in beams}
-            length = step.codes.shape[1]
-            kept = min(1.0, sum(beam["probability"] for beam in beams))
-            sizes = self.searcher.table.manifest.codebook_sizes
+        hits = [_hit(rank, hit, length=len(trace.steps)) for rank, hit in enumerate(trace.hits, 1)]
+        found = {prefix for hit in hits for prefix in hit["prefixes"]}
+        sizes, positions, above = self.searcher.table.manifest.codebook_sizes, [], {"": 0.0}
+        for length, step in enumerate(trace.steps, 1):
+            kept = min(1.0, float(np.exp(step.log_probs).sum()))
+            beams = self._beams(step, above, found=found)
             positions.append({"position": length, "codes": sizes[length - 1], "kept": kept, "beams": beams})
-        hits = [_hit(rank, hit, length=len(positions)) for rank, hit in enumerate(trace.hits, 1)]
+            above = dict(zip(map(name_of, step.codes), step.log_probs, strict=True))
         return {"query": query, "k": k, "milliseconds": round(1000 * spent, 2), "hits": hits, "positions": positions}
 
-    def _beams(self, step: Step, above: dict[str, float]) -> list[dict]:
-        """The beams of one position; `above` has log p of those before it."""
+    def _beams(self, step: Step, above: dict[str, float], *, found: set[str]) -> list[dict]:
+        """The best beams of one position and those that are `found`; `above` has log p of those before it."""
         beams = []
-        for codes, node, log_prob in zip(step.codes, step.nodes, step.log_probs, strict=True):
+        for place, (codes, node, log_prob) in enumerate(zip(step.codes, step.nodes, step.log_probs, strict=True)):
+            if place >= BEAMS and name_of(codes) not in found:
+                continue
             told = self._gloss.look_up(len(codes), int(node))
             beams.append(
                 {

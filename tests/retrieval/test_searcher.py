@@ -11,7 +11,8 @@ import retrievers
 from lmindexer_jax import search as command
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation.id_quality import prefix_ids
-from lmindexer_jax.retrieval.searcher import Searcher, parse_category
+from lmindexer_jax.retrieval import kept
+from lmindexer_jax.retrieval.searcher import TEMPERATURE, Searcher, parse_category
 
 ALL = retrievers.DOCUMENTS  # at k = 60 the beams hold every document, and a search is exact
 QUERIES = ["t0w1 s00w2", "t1w3", "t2w2 t2w4 s21w1", "t3w0 <b>"]
@@ -107,6 +108,37 @@ def test_a_trace_is_the_search_with_what_every_position_kept(searcher):
             assert {"-".join(hit.full_id.split("-")[:3]) for hit in hits} <= ends
     first = searcher.trace(QUERIES, k=10)[0].steps[0]
     np.testing.assert_allclose(np.exp(first.log_probs).sum(), 1, atol=1e-5)  # there are but four first codes
+
+
+def test_vectors_order_what_the_beams_found(tmp_path):
+    workdir = retrievers.make(tmp_path, gist=True)
+    searcher = Searcher.load(workdir)
+    by_id, both = (searcher.search(QUERIES, k=ALL, by_id=flag) for flag in (True, False))
+    for one, other in zip(by_id, both, strict=True):
+        assert (np.diff([hit.log_prob for hit in one]) <= 0).all() and one != other
+        scores = {hit.document: hit.log_prob + hit.similarity / TEMPERATURE for hit in one}
+        assert [hit.document for hit in other] == sorted(scores, key=lambda name: -scores[name])
+        assert all(-1 <= hit.similarity <= 1 for hit in other)
+    ranked = searcher.rank(QUERIES, k=5)
+    names = searcher.table.ids.to_pylist()
+    assert [[names[row] for row in rows] for rows in ranked.rows] == [[hit.document for hit in hits[:5]] for hits in both]
+
+    # A document says what it is compared with: its own vector.
+    texts = searcher.corpus.texts([3, 41])
+    nearest = [max(hits, key=lambda hit: hit.similarity) for hits in searcher.search(texts, k=ALL)]
+    assert [hit.document for hit in nearest] == [names[3], names[41]] and all(hit.similarity > 0.999 for hit in nearest)
+
+    # Documents of a later piece have none until it is there, and then stand neither up nor down.
+    pieces = workdir / kept.HOME / kept.VECTORS
+    vectors = np.load(pieces / "0.npy")
+    np.save(pieces / "0.npy", vectors[:50])
+    missing = Searcher.load(workdir).search(QUERIES[:1], k=ALL)[0]
+    assert {hit.document for hit in missing if hit.similarity is None} == set(names[50:])
+    kept.extend(workdir, vectors[50:].astype(np.float32), first=50)
+    assert Searcher.load(workdir).search(QUERIES, k=ALL) == both
+    (pieces / "0.npy").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="0.npy: damaged; run `python -m lmindexer_jax.finetune"):
+        Searcher.load(workdir)
 
 
 def test_many_threads_and_mixed_batches_find_what_one_thread_finds(searcher):
