@@ -1,0 +1,198 @@
+"""Kills a tiny run at random moments, again and again, and shows that it ends as if nobody had; progress, then one JSON object.
+
+    python benchmarks/soak.py [--rounds 30] [--seed 0] [--minutes 0]
+
+A round is one SIGKILL: a process of its own goes on with the run, and dies at a moment drawn from the time that a whole
+undisturbed run takes, so that every part of it is hit: building the corpus, training, writing a checkpoint, writing the
+IDs. A run that comes to its end is held against the undisturbed one, byte by byte, and the next begins with empty caches.
+After every kill no checkpoint may be lost that was there before, and an ID table that is there must be the right one.
+Compiled functions alone are kept, so that a round takes seconds. The exit code is 1 if anything differs.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+
+from token_store import write_documents
+
+from lmindexer_jax.config import Config, Precision
+from lmindexer_jax.console import Console, run_main
+from lmindexer_jax.indexing import id_table, journal
+from lmindexer_jax.recipes import ours
+from lmindexer_jax.training.checkpoint import Checkpoints
+
+DOCUMENTS = 48
+TOLD_EVERY = 10  # rounds
+
+
+def settings(folder: pathlib.Path) -> Config:
+    """The project's recipe on the least of everything, with a checkpoint before every step."""
+    config = ours("tiny")
+    config.corpus.path, config.corpus.cache_dir = str(folder / "documents.jsonl"), str(folder / "cache")
+    config.language_model.vocabulary, config.language_model.max_length = 384, 16
+    config.indexer.codebook_sizes = (8, 8)
+    for position in (config.recipe.first, config.recipe.later):
+        position.continuous_epochs, position.batch_size = 0.0, 16
+    config.precision, config.checkpoint_seconds, config.baseline = Precision.FLOAT32, 0.0, False
+    return config
+
+
+def go_on(folder: pathlib.Path, workdir: pathlib.Path) -> None:
+    """What the command does, in a process that may die."""
+    from lmindexer_jax.run import execute
+
+    run_main(lambda: execute(settings(folder), workdir, console=Console.silent()))
+
+
+@dataclasses.dataclass
+class Soak:
+    """Rounds so far, and what was wrong in them."""
+
+    folder: pathlib.Path
+    seed: int
+    wanted: dict[str, object] = dataclasses.field(default_factory=dict)  # what the undisturbed run ended with
+    whole: float = 0.0  # its seconds, everything compiled
+    rounds: int = 0
+    runs: int = 0  # that came to their end, each after kills
+    lost: int = 0  # documents without an ID
+    changed: int = 0  # documents with another ID
+    faults: list[str] = dataclasses.field(default_factory=list)
+    resumed: set[int] = dataclasses.field(default_factory=set)  # checkpoints that were the newest after a kill
+
+    def __post_init__(self):
+        self.workdir = self.folder / "run"
+        self._processes = multiprocessing.get_context("forkserver")  # each starts with everything imported
+        self._processes.set_forkserver_preload(["lmindexer_jax.run"])
+        self._random = random.Random(self.seed)
+
+    def start_afresh(self) -> None:
+        """Forget the run and whatever was prepared for it."""
+        for path in (self.workdir, self.folder / "cache"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def go(self, seconds: float | None = None) -> bool:
+        """Go on with the run, for so many seconds at most; whether it came to its end."""
+        process = self._processes.Process(target=go_on, args=(self.folder, self.workdir))
+        process.start()
+        process.join(seconds)
+        alive = process.is_alive()
+        process.kill()
+        process.join()
+        if not alive and process.exitcode:
+            self.faults.append(f"round {self.rounds}: exit code {process.exitcode}")
+        return not alive
+
+    def undisturbed(self) -> None:
+        """The run that all others are held against: once to compile, once by the clock."""
+        write_documents(self.folder / "documents.jsonl", DOCUMENTS)
+        for _ in range(2):
+            self.start_afresh()
+            started = time.monotonic()
+            self.go()
+            self.whole = time.monotonic() - started
+            if self.faults:
+                return
+            self.wanted = self.wanted or content(self.workdir)
+        self.hold_against()
+        self.runs = 0
+        self.start_afresh()
+
+    def kill(self) -> None:
+        """One round."""
+        before, self.rounds = self.newest(), self.rounds + 1
+        while self.go(self._random.uniform(0.0, self.whole)):  # it was faster than its killer
+            self.hold_against()
+            self.start_afresh()
+            before = -1
+            if self.faults:
+                return
+        after = self.newest()
+        if after < before:
+            self.faults.append(f"round {self.rounds}: checkpoint {before} is gone, the newest is {after}")
+        self.resumed.add(after)
+        if (self.workdir / "ids" / id_table.MANIFEST).exists():
+            self.compare_ids()
+
+    def newest(self) -> int:
+        """The number of the newest checkpoint; -1 without any."""
+        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
+            return max(checkpoints.steps(), default=-1)
+
+    def compare_ids(self) -> None:
+        """Count documents whose ID is gone or another."""
+        found, wanted = ids(self.workdir), self.wanted["table"]
+        lost = len(wanted.keys() - found.keys())
+        changed = sum(found[name] != text for name, text in wanted.items() if name in found)
+        self.lost, self.changed = self.lost + lost, self.changed + changed
+        if lost or changed:
+            self.faults.append(f"round {self.rounds}: {lost} lost, {changed} changed")
+
+    def hold_against(self) -> None:
+        """Compare a run that came to its end with the undisturbed one."""
+        self.runs += 1
+        self.compare_ids()
+        found = content(self.workdir)
+        for name in sorted(found.keys() | self.wanted.keys()):
+            if found.get(name) != self.wanted.get(name):
+                self.faults.append(f"round {self.rounds}: {name} is another than that of the undisturbed run")
+
+    def tell(self) -> None:
+        """One line."""
+        print(f"round {self.rounds}: {self.runs} runs ended, {self.lost} IDs lost, {self.changed} changed", file=sys.stderr, flush=True)
+
+
+def ids(workdir: pathlib.Path) -> dict[str, str]:
+    """Full ID of every document of a table that is whole."""
+    table = id_table.load(workdir / "ids")
+    return dict(zip(table.ids.to_pylist(), table.texts.to_pylist(), strict=True))
+
+
+def content(workdir: pathlib.Path) -> dict[str, object]:
+    """What must be the same: the files with the IDs to the byte, and all that was measured but times."""
+    files = [workdir / "ids.json", *sorted((workdir / "ids").iterdir())]
+    rows = list(journal.read(workdir / "metrics.jsonl"))
+    measured = [{name: value for name, value in row.items() if name not in ("time", "seconds")} for row in rows]
+    return {file.name: file.read_bytes() for file in files} | {"metrics.jsonl": measured, "table": ids(workdir)}
+
+
+def main() -> None:
+    """Kill, count, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=0.0, help="after which no further round begins; 0 sets no limit")
+    flags = parser.parse_args()
+    started = time.monotonic()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="soak-"))
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    soak = Soak(folder, flags.seed)
+    soak.undisturbed()
+    while not soak.faults and soak.rounds < flags.rounds:
+        if 0 < flags.minutes < (time.monotonic() - started) / 60:
+            break
+        soak.kill()
+        if soak.rounds % TOLD_EVERY == 0:
+            soak.tell()
+    result = {"benchmark": "soak", "documents": DOCUMENTS, "seconds_of_a_whole_run": round(soak.whole, 2)}
+    result |= {"rounds": soak.rounds, "runs_ended": soak.runs, "resumed_at": len(soak.resumed), "lost": soak.lost, "changed": soak.changed}
+    result |= {"faults": soak.faults, "minutes": round((time.monotonic() - started) / 60, 1)}
+    print(json.dumps(result | ({"evidence": str(folder)} if soak.faults else {})))
+    if soak.faults:
+        sys.exit(1)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
