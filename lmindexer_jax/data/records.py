@@ -50,7 +50,7 @@ class Dropped:
 
     def __str__(self) -> str:
         line = f"{self.where}: {self.reason} ({self.detail})"
-        return line.encode("utf-8", "backslashreplace").decode()  # a file's name may hold any bytes
+        return line.encode("utf-8", "backslashreplace").decode().replace("\n", " ")  # a file's name may hold anything
 
 
 @dataclasses.dataclass(frozen=True)
