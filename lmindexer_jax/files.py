@@ -1,7 +1,9 @@
-"""Writing files so that a kill at any moment leaves the old content or the new, never a half; and arrays back from them."""
+"""Writing files so that a kill at any moment leaves the old content or the new, never a half; and what is read back from them."""
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import pathlib
 import struct
@@ -57,6 +59,28 @@ def load_arrays(path: pathlib.Path, names: Sequence[str]) -> list[np.ndarray]:
     """Arrays of a .npz file by their names; raises what `load_array` does."""
     with _damage_told(), open(path, "rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
         return [arrays[name] for name in names]
+
+
+def sealed(content: dict) -> dict:
+    """A JSON object with a checksum of all else in it."""
+    return content | {"seal": _seal(content)}
+
+
+def unsealed(content: dict) -> dict:
+    """What was sealed; an object that never was is taken as it is.
+
+    Raises:
+      ValueError: it has changed since.
+    """
+    content = dict(content)
+    if content.pop("seal", seal := _seal(content)) != seal:
+        raise ValueError("changed since it was written")
+    return content
+
+
+def _seal(content: dict) -> str:
+    kept = {name: value for name, value in content.items() if name != "seal"}
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import load_array, load_arrays, replacing, save_array
+from lmindexer_jax.files import load_array, load_arrays, replacing, save_array, sealed, unsealed
 from lmindexer_jax.indexing.centres import Centres
 from lmindexer_jax.models.indexer import Params
 from lmindexer_jax.training import hosts
@@ -44,7 +44,7 @@ class Assigners:
             save_array(self.directory / f"codes-{position}.npy", codes)
             meta = {"language_model": digest, "model": content_hash(kept), "codes": content_hash({"codes": codes})}
             with replacing(self.directory / f"meta-{position}.json") as path:
-                path.write_text(json.dumps(meta))
+                path.write_text(json.dumps(sealed(meta)))
         hosts.barrier()
 
     def meta(self, position: int) -> dict:
@@ -53,7 +53,7 @@ class Assigners:
         if not path.exists():
             raise UserError(f"{path}: missing, position {position + 1} has not been assigned yet; finish the run first")
         try:
-            meta = json.loads(path.read_text())
+            meta = unsealed(json.loads(path.read_text()))
             return {name: meta[name] for name in ("language_model", "model")} | {"codes": meta.get("codes")}
         except (ValueError, TypeError, KeyError, AttributeError):
             raise _damaged(path) from None
