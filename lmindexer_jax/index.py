@@ -233,6 +233,8 @@ def main() -> None:
     """Parse, index, write."""
     flags = parse(sys.argv[1:])
     console = Console(flags.console)
+    if not flags.output.absolute().parent.is_dir():
+        raise UserError(f"{flags.output}: no such folder to write to; make it, or give another file by -o")
     keep_freed()
     run = read_run(flags.workdir)
     template = flags.template or (run["config"]["corpus"]["template"] if run else CorpusConfig.template)

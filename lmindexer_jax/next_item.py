@@ -25,7 +25,7 @@ from lmindexer_jax.data.trec import write_qrels, write_run
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.evaluation.id_quality import prefix_ids
-from lmindexer_jax.files import replacing
+from lmindexer_jax.files import load_array, replacing
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.assign import start_vectors
 from lmindexer_jax.indexing.id_table import IdTable
@@ -162,7 +162,7 @@ def open_embeddings(config: RecommendConfig, table: IdTable, *, console: Console
         if not path.is_file():
             raise UserError(f"{path}: no such file; give a .npy file with one row for each document of the ID table")
         try:
-            text = np.load(path, mmap_mode="r", allow_pickle=False)
+            text = load_array(path, mapped=True)
         except ValueError as error:
             raise UserError(f"{path}: not a .npy array ({error})") from None
         if text.ndim != 2 or len(text) != len(table):

@@ -17,7 +17,7 @@ from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokeni
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import replacing
+from lmindexer_jax.files import replacing, sealed, unsealed
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.assign import start_vectors
 from lmindexer_jax.indexing.centres import whole_corpus
@@ -255,8 +255,8 @@ def read_run(workdir: pathlib.Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        return unsealed(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a run's description ({error}); restore it or use another --workdir") from None
 
 
@@ -273,4 +273,4 @@ def bind(workdir: pathlib.Path, *, settings: dict, precision: str, config: objec
         "jax": jax.__version__,
     }
     with replacing(workdir / "run.json") as path:
-        path.write_text(json.dumps(content, indent=1))
+        path.write_text(json.dumps(sealed(content), indent=1))

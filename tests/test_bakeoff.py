@@ -24,6 +24,7 @@ from lmindexer_jax.config import BakeoffConfig, Config, flatten
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import unsealed
 from lmindexer_jax.indexing.two_stage import IndexerKind
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -58,7 +59,7 @@ def finish_cell(cell, home):
         codes = np.c_[np.where(wrong, rng.integers(0, 4, 150), topics[:, 0]), topics[:, 1], np.arange(150) % 8]
         finish(cell.workdir, home / "corpus.jsonl", home / "cache", codes=codes, sizes=SIZES)
     manifest = cell.workdir / "ids" / "manifest.json"
-    kept = json.loads(manifest.read_text())
+    kept = unsealed(json.loads(manifest.read_text()))
     kept["config"]["indexer_kind"] = "random"  # whose codes are those of the table
     manifest.write_text(json.dumps(kept))
     (cell.workdir / "run.json").write_text(json.dumps({"settings": flatten(cell.config) | {"tokens": "x"}}))

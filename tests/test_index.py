@@ -1,11 +1,15 @@
 """New documents get the codes that training would have given them, alone or in company."""
 
 import json
+import random
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lmindexer_jax import index as command
 from lmindexer_jax.console import Console, Mode
@@ -14,6 +18,7 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.index import index
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.prepare import read_run
 from lmindexer_jax.run import execute
 
 
@@ -57,3 +62,75 @@ def test_the_command_writes_ids_and_keeps_known_documents(home, monkeypatch):
 def test_no_run_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no run here"):
         index(tmp_path, CorpusConfig(path="x.jsonl"), console=Console(Mode.QUIET))
+
+
+def test_no_folder_to_write_to_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lmindexer-index", "x.jsonl", "--workdir", str(tmp_path), "-o", str(tmp_path / "no" / "x")])
+    with pytest.raises(UserError, match="no such folder to write to"):
+        command.main()
+
+
+def coded(home, rows):
+    """IDs of new documents by the command's own function, or its refusal."""
+    path = home / "odd.jsonl"
+    path.write_bytes(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows))
+    corpus, table = index(home / "run", CorpusConfig(path=str(path), cache_dir=str(home / "odd")), console=Console(Mode.QUIET))
+    command.write(home / "odd.out", corpus, table)
+    return corpus, [json.loads(line) for line in (home / "odd.out").read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+ODD = ["\0", "\u200b", "\ufffe", "\U0010ffff", "\u202e", "</s>", "<pad>", "<unk>", "e\u0301" * 50, "x" * 100_000, "\r\n\x85\u2028.", "\ufeff"]
+
+
+def test_any_text_and_any_name_gets_an_id(home):
+    """Also half lines, bytes that are no text, and names that a line of output has to escape."""
+    sound = [{"id": text or "empty", "text": text} for text in ODD]
+    corpus, lines = coded(home, [*sound, b'{"id": "cut', b"\xff", b"[" * 9999, {"id": ODD[0], "text": "twice"}, {"id": "e", "text": " "}])
+    assert corpus.dropped == {"invalid JSON": 2, "bad UTF-8": 1, "duplicate id": 1, "empty text": 1}
+    assert [line["id"] for line in lines] == ODD
+    assert len({line["full_id"] for line in lines}) == len(ODD)
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=60), min_size=1, max_size=20, unique=True))
+def test_any_texts_get_ids(home, texts):
+    rows = [{"id": text, "text": text} for text in texts]
+    if any(text.strip() for text in texts):
+        corpus, lines = coded(home, rows)
+        assert [line["id"] for line in lines] == [text for text in texts if text.strip()]
+        assert len(lines) + sum(corpus.dropped.values()) == len(texts)
+    else:
+        with pytest.raises(UserError, match="no documents left"):
+            coded(home, rows)
+
+
+def kept(run):
+    """All that `index` reads of a run beside its checkpoints, as something that can be compared."""
+    assigners, table = Assigners(run / "assigners"), id_table.load(run / "ids")
+    arrays = [array for p in range(3) for array in (*assigners.load_centres(p), assigners.learned_codes(p))]
+    texts = [str(array.dtype) + str(array.tolist()) for array in arrays]
+    return read_run(run), table.manifest, table.digest, table.texts.to_pylist(), [assigners.meta(p) for p in range(3)], texts
+
+
+@pytest.mark.parametrize("sampled", [8, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_flipped_byte_of_a_run_is_believed(home, tmp_path, sampled):
+    """What is read of a run is as it was written, or refused in one line; so are files cut short."""
+    shutil.copytree(home / "run", tmp_path / "run")
+    run = tmp_path / "run"
+    wanted, rng, refused = kept(run), random.Random(0), 0
+    read = [run / "run.json", *(run / "ids").iterdir(), *(path for path in (run / "assigners").iterdir() if path.is_file())]
+    assert {path.suffix for path in read} == {".json", ".parquet", ".npy", ".npz"}
+    for path in read:
+        content = path.read_bytes()
+        for at in [0, len(content) - 1, *(rng.randrange(len(content)) for _ in range(sampled))]:
+            changed = bytearray(content)
+            changed[at] ^= 1 << rng.randrange(8)
+            for damaged in (changed, content[:at]):
+                path.write_bytes(damaged)
+                try:
+                    assert kept(run) == wanted, (path, at)
+                except UserError as error:
+                    refused += 1
+                    assert "\n" not in str(error) and str(run) in str(error)
+        path.write_bytes(content)
+    assert kept(run) == wanted and refused > 100

@@ -125,9 +125,36 @@ def test_under_load_answers_stay_right_and_memory_bounded(workdir, served):
         connection.close()
         return statuses
 
-    def crowd(size: int) -> list[int]:
-        with concurrent.futures.ThreadPoolExecutor(size) as pool:
-            return sum(pool.map(client, range(size)), [])
+    def nuisance(number: int) -> None:
+        """Requests that are refused, each in its way, and what is no request or too large a one."""
+        ask = lambda **parameters: "/api/search?" + urllib.parse.urlencode(parameters)  # noqa: E731
+        wrong = (ask(), ask(q="x" * 5000), ask(q="x", k=10**9), ask(q="x", category="none"), "/api/search?q=%ff&q=%00")
+        lost = ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc/passwd", "/page.html")
+        for turn in range(10):
+            connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+            for status, paths in ((400, wrong), (404, lost)):
+                connection.request("GET", paths[(number + turn) % len(paths)])
+                answer = connection.getresponse()
+                assert answer.status in (status, 503) and b"root:" not in answer.read()
+            connection.close()
+            long = b"GET /?" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 20000
+            body = b"POST /api/search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50000000\r\n\r\n" + b"x" * 1_000_000
+            raw = (*long, body, b"\0" * 5000, b"POST /", b"")[(number + turn) % 6]
+            with socket.create_connection(("127.0.0.1", served.port), timeout=30) as bad:
+                try:
+                    bad.sendall(raw)
+                    bad.shutdown(socket.SHUT_WR)
+                    assert bad.recv(100)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 413")
+                except (ConnectionResetError, BrokenPipeError):
+                    pass  # turned away before it had said all
+
+    def crowd(size: int, *, nuisances: int = 0) -> list[int]:
+        with concurrent.futures.ThreadPoolExecutor(size + nuisances) as pool:
+            others = [pool.submit(nuisance, number) for number in range(nuisances)]
+            statuses = sum(pool.map(client, range(size)), [])
+            for other in others:
+                other.result()
+            return statuses
 
     assert crowd(8) == [200] * 480
     before = served.memory()
@@ -135,16 +162,8 @@ def test_under_load_answers_stay_right_and_memory_bounded(workdir, served):
     many = crowd(60)
     assert set(many) <= {200, 503} and many.count(200) > 500
     assert served.memory() - before < 60
-    # What is no request, or too large a one, harms nobody else.
-    long = b"GET /?" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 20000
-    for raw in (*long, b"\0" * 5000, b"POST /"):
-        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as bad:
-            try:
-                bad.sendall(raw)
-                bad.shutdown(socket.SHUT_WR)
-                assert bad.recv(100)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 404")
-            except (ConnectionResetError, BrokenPipeError):
-                pass  # turned away before it had said all
+    assert set(crowd(16, nuisances=16)) == {200}, "what is refused harms nobody else"
+    assert served.memory() - before < 60
     assert crowd(1) == [200] * 60
 
 

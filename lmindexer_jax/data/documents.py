@@ -10,7 +10,7 @@ from pathlib import Path
 from lmindexer_jax.data import prepared, readers
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.noise import NoiseConfig, check as check_noise, damaged
-from lmindexer_jax.data.records import Dropped, Reason, Row
+from lmindexer_jax.data.records import Dropped, Reason, Row, shown
 from lmindexer_jax.errors import UserError
 
 
@@ -79,7 +79,7 @@ def read_documents(config: CorpusConfig) -> Iterator[Document | Dropped]:
         if isinstance(result, Document):
             digest = int.from_bytes(hashlib.blake2b(result.id.encode(), digest_size=8).digest())
             if digest in seen_ids:
-                result = Dropped(row.where, Reason.DUPLICATE_ID, f"{result.id!r} stands further up already")
+                result = Dropped(row.where, Reason.DUPLICATE_ID, f"{shown(result.id)} stands further up already")
             seen_ids.add(digest)
         if isinstance(result, Dropped) and config.on_bad == OnBad.FAIL:
             raise UserError(f"{result}; {result.reason.remedy}, or leave such records out with corpus.on_bad=drop")
@@ -90,7 +90,7 @@ def read_documents(config: CorpusConfig) -> Iterator[Document | Dropped]:
     if missing and present:
         raise UserError(
             f"{_label(config)}: no record has the field {' or '.join(map(repr, sorted(missing)))} that corpus.template or "
-            f"corpus.path_field names; the first record has {', '.join(map(repr, present))}"
+            f"corpus.path_field names; the first record has {shown(present)[1:-1]}"
         )
 
 
@@ -201,5 +201,5 @@ def _category_path(value: object) -> tuple[str, ...]:
         raise _Unfit(Reason.BAD_PATH, f"the category path is a {type(value).__name__}")
     for part in parts:
         if not isinstance(part, str) or not part.strip():
-            raise _Unfit(Reason.BAD_PATH, f"part {part!r} of the category path is not a non-empty string")
+            raise _Unfit(Reason.BAD_PATH, f"part {shown(part)} of the category path is not a non-empty string")
     return tuple(part.strip() for part in parts)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import load_array
 
 _ROWS = 65_536  # rows that are checked together
 
@@ -50,9 +51,9 @@ def content_hash(path: Path) -> str:
 
 def _read_npy(path: Path, documents: int) -> Float[np.ndarray, "N D"]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not an array of numbers ({str(error).splitlines()[0]}); save it by numpy.save") from None
+        array = load_array(path, mapped=True)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not an array of numbers ({error}); save it by numpy.save") from None
     if array.ndim != 2 or array.dtype.kind not in "fiu" or 0 in array.shape:
         raise UserError(f"{path}: {array.dtype}{list(array.shape)}; give one row of numbers per document")
     if len(array) != documents:
@@ -74,13 +75,15 @@ def _read_parquet(path: Path, ids: Sequence[str]) -> Float[np.ndarray, "N D"]:
         if missing:
             raise UserError(f"{path}: no column {missing[0]!r}; it needs the columns id and vector, and has {', '.join(names)}")
         table = pq.read_table(path, columns=["id", "vector"])
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
     kind = table["vector"].type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise UserError(f"{path}: column vector holds {kind}; it must hold lists of numbers")
     if not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
         raise UserError(f"{path}: column vector holds lists of {kind.value_type}; it must hold lists of numbers")
+    if not (pa.types.is_string(named := table["id"].type) or pa.types.is_large_string(named) or pa.types.is_integer(named)):
+        raise UserError(f"{path}: column id holds {named}; it must hold strings or whole numbers")
     known = pc.cast(table["id"], pa.string()).combine_chunks()
     if pc.count_distinct(known).as_py() < len(known):
         counts = pc.value_counts(known)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lmindexer_jax.data.readers import text_lines
+from lmindexer_jax.data.records import shown
 from lmindexer_jax.errors import UserError
 
 FEWEST = 3  # items of a user: one each to train on, to validate with and to test with
@@ -75,15 +76,15 @@ def read_interactions(path: pathlib.Path, ids: Sequence[str]) -> tuple[Int[np.nd
         if not tab:
             raise UserError(f"{where}: no tab between user and items; write `user TAB item item ...`")
         if user in first:
-            raise UserError(f"{where}: user {user!r} stands at {first[user]} already; put all items of a user on one line")
+            raise UserError(f"{where}: user {shown(user)} stands at {first[user]} already; put all items of a user on one line")
         first[user] = where
         for name in rest.split():
             row = row_of.get(name, numbers.get(name))
             if row is None:
-                raise UserError(f"{where}: item {name!r} of user {user!r} is not in the corpus")
+                raise UserError(f"{where}: item {shown(name)} of user {shown(user)} is not in the corpus")
             items.append(row)
         if len(items) == offsets[-1]:
-            raise UserError(f"{where}: user {user!r} has no items; leave the line out")
+            raise UserError(f"{where}: user {shown(user)} has no items; leave the line out")
         offsets.append(len(items))
     return np.asarray(items, np.int64), np.asarray(offsets)
 

@@ -8,13 +8,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmindexer_jax.data.records import Dropped, Reason, Row
+from lmindexer_jax.data.records import Dropped, Reason, Row, shown
 from lmindexer_jax.errors import UserError
 
 _JSONL = (".jsonl", ".ndjson")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # A quote that is never closed would swallow the rest of the file into one field: stop it here and go on at the next line.
 _LONGEST_FIELD = 1 << 24
+_LONGEST_LINE = 1 << 28  # bytes; what has longer lines, or is a small gzip of endless ones, does not hold a record a line
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -32,10 +33,12 @@ def read_rows(path: Path, *, columns: frozenset[str]) -> Iterator[Row | Dropped]
     Raises:
         UserError: the path does not exist, is of an unknown type, or is damaged beyond a single record.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, also for a name that no system would take
         raise UserError(f"{path}: no such file or folder; check corpus.path")
     if path.is_dir():
         return _read_folder(path)
+    if not path.is_file():
+        raise UserError(f"{path}: neither a file nor a folder; check corpus.path")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
     if kind in _JSONL:
@@ -52,7 +55,7 @@ def stamp(path: Path) -> str:
     files = _text_files(path) if path.is_dir() else [path]
     parts = [str(path.resolve())]
     for file in files:
-        status = file.stat()
+        status = file.stat() if file.exists() else file.lstat()
         parts.append(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}")
     return "\n".join(parts)
 
@@ -77,14 +80,18 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a plain or gzipped file, without a byte-order mark."""
-    opened = gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")
     number = 0
-    with opened as file:
-        try:
-            for number, line in enumerate(file, start=1):
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+            while line := file.readline(_LONGEST_LINE):
+                number += 1
+                if len(line) == _LONGEST_LINE:
+                    raise UserError(f"{path}:{number}: a line of {len(line) >> 20:,} MB or more; write one record per line")
                 yield line.removeprefix(_BOM) if number == 1 else line
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path}:{number + 1}: damaged gzip ({error}); copy or compress the file again") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}:{number + 1}: damaged gzip ({error}); copy or compress the file again") from error
+    except OSError as error:
+        raise UserError(f"{path}:{number + 1}: cannot be read ({error.strerror})") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[Row | Dropped]:
@@ -117,15 +124,19 @@ def _read_csv(path: Path, *, delimiter: str) -> Iterator[Row | Dropped]:
     except csv.Error as error:
         raise UserError(f"{path}:1: the header cannot be read ({error}); name each column once") from error
     if not header or len(set(header)) < len(header):
-        raise UserError(f"{path}:1: the header must name each column once; it holds {header}")
+        raise UserError(f"{path}:1: the header must name each column once; it holds {shown(header)}")
+    if any("\udc80" <= character <= "\udcff" for name in header for character in name):
+        raise UserError(f"{path}:1: the header is not UTF-8; save the file as UTF-8")
     while True:
-        where = f"{path}:{reader.line_num + 1}"
+        first = reader.line_num + 1
+        where = f"{path}:{first}"
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Dropped(where, Reason.INVALID_CSV, str(error))
+            lines = reader.line_num - first + 1  # an open quote takes with it what follows
+            yield Dropped(where, Reason.INVALID_CSV, f"{error}; {lines:,} lines are lost with it" if lines > 1 else str(error))
             continue
         if not record:
             continue
@@ -142,6 +153,8 @@ def _read_parquet(path: Path, columns: frozenset[str]) -> Iterator[Row | Dropped
     try:
         with pq.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if name in columns]
+            if len(set(names)) < len(names):
+                raise UserError(f"{path}: {shown(max(names, key=names.count))} is the name of two columns; name each once")
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=names):
                 for index in range(batch.num_rows):
@@ -151,9 +164,11 @@ def _read_parquet(path: Path, columns: frozenset[str]) -> Iterator[Row | Dropped
                         fields = {name: batch.column(name)[index].as_py() for name in names}
                     except UnicodeDecodeError as error:
                         yield Dropped(where, Reason.BAD_UTF8, f"byte {error.start + 1}")
+                    except (ValueError, OverflowError) as error:  # a date or time that Python has no value for
+                        yield Dropped(where, Reason.WRONG_TYPE, str(error).split(". ")[0])
                     else:
                         yield Row(where, fields)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
@@ -164,15 +179,21 @@ def _read_folder(folder: Path) -> Iterator[Row | Dropped]:
             text = file.read_bytes().removeprefix(_BOM).decode("utf-8")
         except UnicodeDecodeError as error:
             yield Dropped(str(file), Reason.BAD_UTF8, f"byte {error.start + 1}")
+        except OSError as error:
+            yield Dropped(str(file), Reason.UNREADABLE, error.strerror)
         else:
             # Fields by the names that the configuration has by default, so that a folder needs no further settings.
             yield Row(str(file), {"id": relative.as_posix(), "text": text, "path": list(relative.parts[:-1])})
 
 
 def _text_files(folder: Path) -> list[Path]:
-    """Every file below the folder that is not hidden, in order of name, so that the corpus does not depend on the disk."""
+    """Every file below the folder that is not hidden, in order of name, so that the corpus does not depend on the disk.
+
+    A link that leads nowhere is among them, to be named; pipes and devices, which never end, are not.
+    """
     found = []
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in sorted(files) if not name.startswith(".")]
+        paths = [Path(root, name) for name in sorted(files) if not name.startswith(".")]
+        found += [path for path in paths if path.is_file() or not path.exists()]
     return found

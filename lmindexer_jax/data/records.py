@@ -2,7 +2,10 @@
 
 import dataclasses
 import enum
+import reprlib
 from collections.abc import Mapping
+
+_SHORT = reprlib.Repr(maxstring=80, maxother=80, maxlong=80, maxlist=12, maxlevel=3)
 
 
 class Reason(enum.StrEnum):
@@ -16,6 +19,7 @@ class Reason(enum.StrEnum):
     DUPLICATE_ID = "duplicate id"
     EMPTY_TEXT = "empty text"
     BAD_PATH = "ragged label"
+    UNREADABLE = "unreadable file"
 
     @property
     def remedy(self) -> str:
@@ -31,6 +35,7 @@ _REMEDIES = {
     Reason.MISSING_ID: "give each record an id, name the field by corpus.id_field, or set it to '' to number the records",
     Reason.DUPLICATE_ID: "make the ids unique",
     Reason.EMPTY_TEXT: "fill the fields that corpus.template names",
+    Reason.UNREADABLE: "mend or remove it",
     Reason.BAD_PATH: "make the category path a list of non-empty strings, root first, or a string 'a > b > c'",
 }
 
@@ -44,7 +49,8 @@ class Dropped:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.reason} ({self.detail})"
+        line = f"{self.where}: {self.reason} ({self.detail})"
+        return line.encode("utf-8", "backslashreplace").decode().replace("\n", " ")  # a file's name may hold anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,3 +59,8 @@ class Row:
 
     where: str
     fields: Mapping[str, object]
+
+
+def shown(value: object) -> str:
+    """A value as an error line can quote it: `repr`, cut short where it is long or deep."""
+    return _SHORT.repr(value)

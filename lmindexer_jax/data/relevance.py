@@ -21,7 +21,7 @@ from lmindexer_jax.data import prepared, readers, trec
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.documents import CorpusConfig, OnBad
 from lmindexer_jax.data.qrels import Qrels, make_qrels
-from lmindexer_jax.data.records import Dropped
+from lmindexer_jax.data.records import Dropped, shown
 from lmindexer_jax.errors import UserError
 
 _QUERY, _DOCUMENT, _GRADE = ("query_id", "query-id"), ("doc_id", "corpus-id"), ("relevance", "score")
@@ -75,7 +75,7 @@ class RetrievalTask:
     def split(self, name: str) -> Queries:
         """The queries of one split; a UserError names those there are where it is not one of them."""
         if name not in self.splits:
-            raise UserError(f"no split {name!r} among the judgements; there are {', '.join(self.splits)}")
+            raise UserError(f"no split {shown(name)} among the judgements; there are {', '.join(self.splits)}")
         return self.splits[name]
 
 
@@ -103,11 +103,11 @@ def open_task(config: RelevanceConfig, documents: Sequence[str]) -> RetrievalTas
     missing: dict[str, int] = {}
     for where, split, query, document, grade in judgements:
         if query not in number_of:
-            raise UserError(f"{where}: unknown query {query!r}; it is not among the queries of {source}")
+            raise UserError(f"{where}: unknown query {shown(query)}; it is not among the queries of {source}")
         if document not in row_of:
             if config.on_bad == OnBad.FAIL:
                 raise UserError(
-                    f"{where}: no corpus holds document {document!r}; give the corpus that was judged, or leave such "
+                    f"{where}: no corpus holds document {shown(document)}; give the corpus that was judged, or leave such "
                     "judgements out with relevance.on_bad=drop"
                 )
             missing[split] = missing.get(split, 0) + 1
@@ -115,7 +115,7 @@ def open_task(config: RelevanceConfig, documents: Sequence[str]) -> RetrievalTas
         pair = (number_of[query], row_of[document])
         before = grades.setdefault(split, {}).setdefault(pair, grade)
         if before != grade:
-            raise UserError(f"{where}: document {document!r} has grades {before} and {grade} for query {query!r}; keep one")
+            raise UserError(f"{where}: document {shown(document)} has grades {before} and {grade} for query {shown(query)}; keep one")
     if not grades:
         raise UserError(f"{source}: no judgement is left; the corpus holds none of the judged documents")
     names, texts = list(queries), list(queries.values())
@@ -144,9 +144,9 @@ def _read_folder(folder: Path) -> tuple[str, dict[str, str], Iterator[Judgement]
     for row in _rows(_find(folder, "queries.jsonl")):
         name, text = _identifier(row, ("_id", "query_id")), row.fields.get("text")
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{row.where}: query {name!r} has no text")
+            raise UserError(f"{row.where}: query {shown(name)} has no text")
         if name in queries:
-            raise UserError(f"{row.where}: query id {name!r} stands at {stands[name]} already; make the ids unique")
+            raise UserError(f"{row.where}: query id {shown(name)} stands at {stands[name]} already; make the ids unique")
         queries[name], stands[name] = _unicode(text, row.where), row.where
     return str(folder), queries, _read_judgements(folder)
 
@@ -202,13 +202,13 @@ def _field(row: readers.Row, names: tuple[str, ...]) -> object:
     for name in names:
         if name in row.fields:
             return row.fields[name]
-    raise UserError(f"{row.where}: no field {' or '.join(map(repr, names))}; it holds {', '.join(map(repr, row.fields))}")
+    raise UserError(f"{row.where}: no field {' or '.join(map(repr, names))}; it holds {shown(list(row.fields))[1:-1]}")
 
 
 def _identifier(row: readers.Row, names: tuple[str, ...]) -> str:
     value = _field(row, names)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise UserError(f"{row.where}: {names[0]} {value!r} is neither a string nor a whole number")
+        raise UserError(f"{row.where}: {names[0]} {shown(value)} is neither a string nor a whole number")
     return _unicode(str(value), row.where)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from lmindexer_jax.data.cache import build_once
 from lmindexer_jax.data.tokenizer import Tokenizer
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import save_array
+from lmindexer_jax.files import load_array, save_array
 
 _FORMAT = 1  # raised when the files below change their meaning
 _ROWS = 1024  # documents tokenized together
@@ -53,11 +53,11 @@ class TokenStore:
         self._directory = Path(directory)
         try:
             meta = json.loads((self._directory / "tokens.json").read_text())
-            self._offsets = np.load(self._directory / "offsets.npy")
+            self._offsets = load_array(self._directory / "offsets.npy")
             # A plain array over the map: numpy's memmap class makes each of the many small reads slower.
             self._tokens = np.asarray(np.memmap(self._directory / "tokens.bin", np.dtype(meta["dtype"]), mode="r"))
-            self._counts = np.load(self._directory / "counts.npy")
-        except (OSError, ValueError, KeyError) as error:
+            self._counts = load_array(self._directory / "counts.npy")
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{directory}: damaged token store ({str(error).splitlines()[0]}); delete the folder") from error
         if len(self._tokens) != self._offsets[-1]:
             raise UserError(f"{directory}: damaged token store (tokens are missing); delete the folder")

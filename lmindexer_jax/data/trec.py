@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from lmindexer_jax.data.qrels import Qrels, make_qrels
 from lmindexer_jax.data.readers import text_lines
+from lmindexer_jax.data.records import shown
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
 
@@ -71,13 +72,13 @@ def read_run(
     for where, (query, _, document, _, score, _) in _fields(path, count=6, form="query Q0 document rank score tag"):
         number, row = _known(query, query_of, where, "query"), _known(document, row_of, where, "document")
         if row in found[number]:
-            raise UserError(f"{where}: document {document!r} stands twice under query {query!r}; keep one of the lines")
+            raise UserError(f"{where}: document {shown(document)} stands twice under query {shown(query)}; keep one of the lines")
         try:
             value = float(score)
         except ValueError:
             value = np.nan
         if not np.isfinite(value):
-            raise UserError(f"{where}: score {score!r} is no number")
+            raise UserError(f"{where}: score {shown(score)} is no number")
         found[number][row] = value
     width = max(map(len, found), default=0)
     rows, scores = np.full((len(found), width), -1, np.int64), np.full((len(found), width), -np.inf)
@@ -126,7 +127,7 @@ def judgements(path: pathlib.Path) -> Iterator[tuple[str, str, str, int]]:
         if not re.fullmatch("-?[0-9]{1,3}", grade):
             raise UserError(f"{where}: grade {grade[:20]!r} is no whole number below 1000")
         if (query, document) in seen:
-            raise UserError(f"{where}: document {document!r} is judged twice for query {query!r}; keep one of the lines")
+            raise UserError(f"{where}: document {shown(document)} is judged twice for query {shown(query)}; keep one of the lines")
         seen.add((query, document))
         yield where, query, document, max(0, int(grade))
 
@@ -141,11 +142,11 @@ def _fields(path: pathlib.Path, *, count: int, form: str) -> Iterator[tuple[str,
 
 def _known(name: str, numbers: dict[str, int], where: str, kind: str) -> int:
     if name not in numbers:
-        raise UserError(f"{where}: unknown {kind} {name!r}")
+        raise UserError(f"{where}: unknown {kind} {shown(name)}")
     return numbers[name]
 
 
 def _word(name: str) -> str:
     if not name or len(name.split()) != 1 or name.split()[0] != name:
-        raise UserError(f"{name!r} cannot stand in a TREC file, whose fields are separated by white space; use another id")
+        raise UserError(f"{shown(name)} cannot stand in a TREC file, whose fields are separated by white space; use another id")
     return name

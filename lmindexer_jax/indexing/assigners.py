@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import replacing, save_array
+from lmindexer_jax.files import load_array, load_arrays, replacing, save_array, sealed, unsealed
 from lmindexer_jax.indexing.centres import Centres
 from lmindexer_jax.models.indexer import Params
 from lmindexer_jax.training import hosts
@@ -42,8 +42,9 @@ class Assigners:
         save_tree(self.directory / str(position), kept)
         if hosts.first():
             save_array(self.directory / f"codes-{position}.npy", codes)
+            meta = {"language_model": digest, "model": content_hash(kept), "codes": content_hash({"codes": codes})}
             with replacing(self.directory / f"meta-{position}.json") as path:
-                path.write_text(json.dumps({"language_model": digest, "model": content_hash(kept)}))
+                path.write_text(json.dumps(sealed(meta)))
         hosts.barrier()
 
     def meta(self, position: int) -> dict:
@@ -51,7 +52,11 @@ class Assigners:
         path = self.directory / f"meta-{position}.json"
         if not path.exists():
             raise UserError(f"{path}: missing, position {position + 1} has not been assigned yet; finish the run first")
-        return json.loads(path.read_text())
+        try:
+            meta = unsealed(json.loads(path.read_text()))
+            return {name: meta[name] for name in ("language_model", "model")} | {"codes": meta.get("codes")}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise _damaged(path) from None
 
     def load(self, position: int) -> Params:
         """Parameters (without the reconstructor) that assign `position`."""
@@ -66,7 +71,15 @@ class Assigners:
 
     def learned_codes(self, position: int) -> Int[np.ndarray, " N"]:
         """Codes of the corpus as learned."""
-        return np.load(self.directory / f"codes-{position}.npy", allow_pickle=False)
+        path = self.directory / f"codes-{position}.npy"
+        wanted = self.meta(position)["codes"]
+        try:
+            codes = load_array(path)
+        except (ValueError, OSError):
+            raise _damaged(path) from None
+        if wanted not in (None, content_hash({"codes": codes})):  # None: saved before codes had a hash
+            raise _damaged(path)
+        return codes
 
     def save_centres(self, position: int, centres: Centres) -> None:
         """Keep the prefix centres that `position` is taken relative to."""
@@ -82,8 +95,11 @@ class Assigners:
 
     def load_centres(self, position: int) -> Centres:
         """What `save_centres` kept."""
-        with np.load(self.directory / f"centres-{position}.npz", allow_pickle=False) as arrays:
-            return Centres(arrays["prefixes"], arrays["means"])
+        path = self.directory / f"centres-{position}.npz"
+        try:
+            return Centres(*load_arrays(path, ("prefixes", "means")))
+        except (ValueError, OSError):
+            raise _damaged(path) from None
 
     def same_language_model(self, positions: int) -> bool:
         """Whether all snapshots share one encoder, so that its states serve every position."""
@@ -92,6 +108,10 @@ class Assigners:
     def model_hash(self, positions: int) -> str:
         """One hash for all snapshots: what an ID table is bound to."""
         return hashlib.sha256("".join(self.meta(p)["model"] for p in range(positions)).encode()).hexdigest()[:32]
+
+
+def _damaged(path: pathlib.Path) -> UserError:
+    return UserError(f"{path}: damaged or missing; restore it or learn again in another --workdir")
 
 
 def content_hash(tree: Params) -> str:

@@ -29,6 +29,7 @@ from jaxtyping import Int
 
 import lmindexer_jax
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import sealed, unsealed
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -153,7 +154,7 @@ class IdTable:
         content = self._parquet()
         digest = hashlib.sha256(content).hexdigest()
         name = f"ids-{digest[:16]}.parquet"
-        manifest = dataclasses.asdict(self.manifest) | {"parquet": name, "sha256": digest}
+        manifest = sealed(dataclasses.asdict(self.manifest) | {"parquet": name, "sha256": digest})
         _write(directory / name, content)
         _write(directory / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
         for other in directory.glob("ids-*.parquet"):
@@ -209,6 +210,7 @@ def load(directory: str | os.PathLike, *, corpus_hash: str | None = None, model_
         version = stored["schema_version"]
         if version != SCHEMA_VERSION:
             raise UserError(f"{path}: schema {version}, but this version reads {SCHEMA_VERSION}; index the corpus again")
+        stored = unsealed(stored)
         name, digest = stored.pop("parquet"), stored.pop("sha256")
         manifest = Manifest(**stored | {"codebook_sizes": tuple(stored["codebook_sizes"])})
     except (ValueError, KeyError, TypeError):

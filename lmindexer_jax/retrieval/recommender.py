@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from lmindexer_jax.data.packing import latest, lay, pack
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import load_array
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.models.recommender import (
@@ -196,7 +197,10 @@ class Recommender:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: damaged ({error}); run `lmindexer_jax.recommend` again") from None
         table = id_table.load(folder / "ids")
-        text = np.load(folder / "text.npy", allow_pickle=False) if text_width else None
+        try:
+            text = load_array(folder / "text.npy") if text_width else None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{folder / 'text.npy'}: damaged ({error}); run `lmindexer_jax.recommend` again") from None
         params = jax.device_put(load_tree(folder / "params"))
         return make(config, head, table, text, params=params, beams=beams)
 

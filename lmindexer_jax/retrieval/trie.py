@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import replacing
+from lmindexer_jax.files import load_array, replacing
 from lmindexer_jax.indexing.id_table import IdTable
 
 FORMAT = 1
@@ -199,7 +199,7 @@ def load(folder: str | os.PathLike, *, table: IdTable | None = None) -> Trie:
             raise UserError(f"{path}: format {manifest['format']}, but this version reads {FORMAT}; build the trie again")
         if table is not None and manifest["table"] != table.digest:
             raise UserError(f"{path}: made from another ID table; build the trie again")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in manifest["arrays"]}
+        arrays = {name: load_array(folder / f"{name}.npy", mapped=True) for name in manifest["arrays"]}
         if any(len(array) != manifest["arrays"][name] for name, array in arrays.items()):
             raise UserError(f"{folder}: its arrays are not those of its manifest; build the trie again")
         static = manifest["trie"] | {name: tuple(manifest["trie"][name]) for name in ("sizes", "widest")}

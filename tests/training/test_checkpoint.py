@@ -138,6 +138,41 @@ def test_harm_to_any_file_is_found(tmp_path, harm):
     same(load_tree(tmp_path), {"b": np.ones(3, np.float32), "w": np.arange(100.0, dtype=np.float32)})
 
 
+def positions(size, sampled):
+    """Where to flip a bit: anywhere, or at some places of which the first and the last are two."""
+    if size <= sampled:
+        return range(size)
+    return sorted({0, size - 1, *random.Random(size).sample(range(size), sampled)})
+
+
+@pytest.mark.parametrize("sampled", [12, pytest.param(1 << 30, marks=pytest.mark.slow)], ids=["some bytes", "every byte"])
+def test_no_flipped_byte_is_believed(tmp_path, sampled):
+    """The tree that was saved or a refusal: a byte of white space in the manifest alone may change without harm."""
+    tree = {"w": jnp.arange(6.0), "b": jnp.ones((3,), jnp.bfloat16)}
+    save_tree(tmp_path, tree)
+    wanted, refused, harmless = jax.tree.map(np.asarray, tree), 0, 0
+    for path in files(tmp_path):
+        content = path.read_bytes()
+        for at in positions(len(content), sampled):
+            changed = bytearray(content)
+            changed[at] ^= 1 << random.Random(at).randrange(8)
+            path.write_bytes(changed)
+            try:
+                same(load_tree(tmp_path), wanted)
+                harmless += 1
+                assert path.name == "manifest.json" and content[at : at + 1].isspace()
+            except DamagedCheckpoint as error:
+                refused += 1
+                assert "\n" not in str(error) and str(tmp_path) in str(error)
+        for cut in positions(len(content), sampled):
+            path.write_bytes(content[:cut])
+            with pytest.raises(DamagedCheckpoint):
+                load_tree(tmp_path)
+        path.write_bytes(content)
+    same(load_tree(tmp_path), wanted)
+    assert refused > 10 * harmless
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": 3}'])
 def test_foreign_folders_are_refused(tmp_path, text):
     with pytest.raises(DamagedCheckpoint, match="no checkpoint here"):
