@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import replacing, save_array
+from lmindexer_jax.files import load_array, replacing, save_array
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, RetrieverFunctions
@@ -154,8 +154,8 @@ def _load_vectors(home: pathlib.Path, documents: int) -> Float[np.ndarray, "N D"
     pieces = {}
     for path in (home / VECTORS).glob("*.npy"):
         try:
-            pieces[int(path.stem)] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            pieces[int(path.stem)] = load_array(path, mapped=True)
+        except (OSError, ValueError):
             raise UserError(f"{path}: damaged; run `python -m lmindexer_jax.finetune --workdir {home.parent}` again") from None
     if len(pieces[0]) == documents:
         return pieces[0]  # on disk
