@@ -122,12 +122,13 @@ def paper(name: str, variant: str = "") -> Config:
 
 
 def few_epochs(config: Config) -> Config:
-    """The published recipe on a frozen encoder, for a CPU."""
+    """The published recipe on a frozen encoder, for a CPU. What a recipe leaves out stays left out."""
     config.indexer.reconstructor.head = Head.OWN
-    config.recipe.warm_up_epochs = 1.0
+    config.recipe.warm_up_epochs = min(1.0, config.recipe.warm_up_epochs)
     for position, epochs in ((config.recipe.first, 2.0), (config.recipe.later, 1.0)):
         position.rates.language_model = 0.0
-        position.continuous_epochs = position.quantised_epochs = epochs
+        position.continuous_epochs = min(epochs, position.continuous_epochs)
+        position.quantised_epochs = min(epochs, position.quantised_epochs)
     return config
 
 
@@ -159,7 +160,8 @@ def shrink(config: Config) -> Config:
     config.indexer.codebook_sizes = (16,) * len(config.indexer.codebook_sizes)
     config.recipe.warm_up_epochs = min(1.0, config.recipe.warm_up_epochs)
     for position in (config.recipe.first, config.recipe.later):
-        position.continuous_epochs = position.quantised_epochs = 1.0
+        position.continuous_epochs = min(1.0, position.continuous_epochs)
+        position.quantised_epochs = min(1.0, position.quantised_epochs)
         position.batch_size = 32
     config.two_stage.rqvae.hidden, config.two_stage.rqvae.latent = (48,), 16
     config.two_stage.training.epochs, config.two_stage.training.batch_size = 20, 64

@@ -13,6 +13,7 @@ from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.indexing.vectors import VectorSource
 from lmindexer_jax.models.quantiser import Estimator
 from lmindexer_jax.prepare import check
+from lmindexer_jax.recipes import few_epochs, published, shrink
 
 HOME = pathlib.Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(path for path in HOME.rglob("*.py") if path.parent.name != "recommend")  # those have a test of their own
@@ -51,6 +52,15 @@ def plannable(config):
     assert [stage.position for stage in stages if stage.kind == StageKind.ASSIGN] == list(range(positions))
     assert all(stage.steps > 0 for stage in stages if stage.kind.trains)
     assert len({stage.name for stage in stages}) == len(stages)
+
+
+@pytest.mark.parametrize("shorten", [few_epochs, shrink])
+def test_what_a_recipe_leaves_out_stays_out_when_it_is_shortened(shorten):
+    config = published()
+    config.recipe.warm_up_epochs = config.recipe.first.continuous_epochs = config.recipe.later.quantised_epochs = 0.0
+    recipe = shorten(config).recipe
+    assert recipe.warm_up_epochs == recipe.first.continuous_epochs == recipe.later.quantised_epochs == 0
+    assert 0 < recipe.first.quantised_epochs <= 2 and recipe.later.continuous_epochs == 1
 
 
 def test_cells_of_the_bakeoff_differ_in_the_indexer_alone(tmp_path):
