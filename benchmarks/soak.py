@@ -4,7 +4,9 @@
 
 A round is one SIGKILL: a process of its own goes on with the run, and dies at a moment drawn from a span that is widened
 until about one process in four comes to the end of the run before, so that every part of it is hit: building the corpus,
-training, writing a checkpoint, writing the IDs. An rq-VAE of given vectors is the cheapest run with checkpoints; `--kind learned` trains the language model as well. A run that comes to its end is held against the undisturbed one, byte by byte, and the next begins with empty caches.
+training, writing a checkpoint, writing the IDs. An rq-VAE of given vectors is the cheapest run with checkpoints; `--kind
+learned` trains the language model as well. A run that comes to its end is held against the undisturbed one, byte by byte,
+and the next begins with empty caches.
 After every kill no checkpoint may be lost that was there before, and an ID table that is there must be the right one.
 Compiled functions alone are kept, so that a round takes seconds. The exit code is 1 if anything differs.
 """
