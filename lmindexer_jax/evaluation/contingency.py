@@ -51,6 +51,10 @@ def contingency_measures(
     of_code, of_label = (_x_log_x(size)[found].sum(1) for found in sizes)
     entropy_code, entropy_label = np.log(size) - of_code / size, np.log(size) - of_label / size
     information = np.maximum(0.0, np.log(size) + (together - of_code - of_label) / size)
+    # One code, or one label, has nothing to tell: exactly nothing, since NMI divides by the root of what rounding leaves.
+    of_one_code, of_one_label = (found.max(1) == size for found in sizes)
+    entropy_code, entropy_label = np.where(of_one_code, 0.0, entropy_code), np.where(of_one_label, 0.0, entropy_label)
+    information = np.where(of_one_code | of_one_label, 0.0, information)
     chance = (expected_x_log_x(*sizes, total=size) - of_code - of_label) / size + np.log(size)
     mean = (entropy_code + entropy_label) / 2
     alike = len(cells) == 1  # one code and one label: they agree, trivially

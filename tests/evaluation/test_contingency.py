@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
@@ -50,6 +50,7 @@ def test_one_sample_is_scikit_learns(documents, codes, labels, skew):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 30), st.integers(1, 6), st.integers(1, 6), st.integers(0, 10_000))
+@example(documents=23, codes=1, labels=2, seed=0)
 def test_small_tables_too(documents, codes, labels, seed):
     rng = np.random.default_rng(seed)
     found, given = rng.integers(0, codes, documents), rng.integers(0, labels, documents)
