@@ -139,7 +139,7 @@ def retriever_steps() -> dict[str, Step]:
     config = finetune.FinetuneConfig()
     tokens, mask = decode.sources(QUERIES), np.ones((QUERIES, decode.SOURCE), bool)
     batch = {"tokens": tokens, "mask": mask, "codes": ids[:QUERIES]}
-    objective, rules = finetune.make_objective(functions, trie, temperature=config.temperature), finetune.rules(params, config)
+    objective, rules = finetune.make_objective(functions, trie), finetune.rules(params, config)
     search = make_generator(functions, config=BeamConfig(beams=decode.BEAMS))
     asked = (tokens[:SEARCHES], mask[:SEARCHES], np.ones(SEARCHES, bool))
     return {

@@ -1,14 +1,12 @@
 """The paper's configs: what they say, what they weigh on the slice they name, and that `:tiny` comes to an end."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import paper_runs
 import pytest
+from devices import run_on_eight
 from jax.sharding import AbstractMesh, AxisType
 
 from lmindexer_jax.console import Console, Mode
@@ -102,11 +100,7 @@ def test_the_batch_size_that_fits(limit, expected):
 @pytest.mark.slow
 def test_the_largest_steps_compile_for_eight_devices_and_fit():
     """Runs `paper_devices.py`, whose tests need JAX to start with eight devices."""
-    tests = pathlib.Path(__file__).with_name("paper_devices.py")
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests)]
-    done = subprocess.run(command, env=environment, cwd=tests.parents[1], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_on_eight(pathlib.Path(__file__).with_name("paper_devices.py"))
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ from lmindexer_jax.training.sharding import own_rows, put_batch, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
 
 TURN = 0.3  # learning rate of what turns the gist, as a factor
+TEMPERATURE = 0.05  # of the cosines of gists and documents in training
 
 
 @dataclasses.dataclass
@@ -50,7 +51,6 @@ class FinetuneConfig:
     pseudo_queries: int = 5  # for each document
     language_model: float = 0.1  # learning rate of the encoder as a factor; 0 freezes it
     gist: bool = True  # see models/retriever.py
-    temperature: float = 0.05  # of the cosines of gists and documents in training
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     @property
@@ -66,7 +66,7 @@ def rules(params: Params, config: FinetuneConfig) -> Rules:
     return needed(wanted, paths=tuple(paths(params)))
 
 
-def make_objective(functions: RetrieverFunctions, trie: Trie, *, temperature: float):
+def make_objective(functions: RetrieverFunctions, trie: Trie):
     """`(params, memory, batch, key) -> (loss, Outcome)` over the batches of `Examples`."""
 
     def objective(params: Params, memory: dict, batch: dict, key: PRNGKeyArray) -> tuple[Array, Outcome]:
@@ -78,7 +78,7 @@ def make_objective(functions: RetrieverFunctions, trie: Trie, *, temperature: fl
         logits = functions.logits(params, read, codes=batch["codes"], key=decoder)
         losses = {"ids": jnp.mean(-log_probs(logits, trie, batch["codes"]))}
         if "vectors" in batch:
-            chances = in_batch(read.gist, batch["vectors"], batch["rows"], temperature=temperature)
+            chances = in_batch(read.gist, batch["vectors"], batch["rows"])
             losses["vectors"] = jnp.mean(-chances)
         loss = sum(losses.values())
         return loss, Outcome({"loss": loss, **losses}, memory, {})
@@ -87,7 +87,7 @@ def make_objective(functions: RetrieverFunctions, trie: Trie, *, temperature: fl
 
 
 def in_batch(
-    gists: Float[Array, "B D"], vectors: Float[Array, "B D"], rows: Int[Array, " B"], *, temperature: float
+    gists: Float[Array, "B D"], vectors: Float[Array, "B D"], rows: Int[Array, " B"], *, temperature: float = TEMPERATURE
 ) -> Float[Array, " B"]:
     """log p of each query's document among those of the batch, by their cosines; a document is no rival of itself."""
     cosines = gists @ vectors.T / temperature
@@ -188,7 +188,7 @@ def finetune(
     optimiser = make_optimiser(config.optim, moving_rules, params, steps=steps)
     state = State(params, optimiser.init(split(params, moving_rules)[0]), {}, jnp.zeros((), jnp.int32))
     state = jax.device_put(state, tree_shardings(state, mesh))
-    objective = make_objective(functions, jax.device_put(trie), temperature=config.temperature)
+    objective = make_objective(functions, jax.device_put(trie))
     settings = json.dumps([dataclasses.asdict(config), examples.digest(), seed, identity], sort_keys=True)
     fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
     order_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x52))

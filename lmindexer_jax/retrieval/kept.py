@@ -149,14 +149,16 @@ def _load_vectors(home: pathlib.Path, documents: int) -> Float[np.ndarray, "N D"
     """The pieces in their places, NaN where none was kept: documents that were added before the retriever was trained.
 
     Raises:
-      UserError: a damaged piece.
+      UserError: a damaged piece, or the first is missing.
     """
-    pieces = {}
+    pieces, again = {}, f"run `python -m lmindexer_jax.finetune --workdir {home.parent}` again"
     for path in (home / VECTORS).glob("*.npy"):
         try:
             pieces[int(path.stem)] = load_array(path, mapped=True)
         except (OSError, ValueError):
-            raise UserError(f"{path}: damaged; run `python -m lmindexer_jax.finetune --workdir {home.parent}` again") from None
+            raise UserError(f"{path}: damaged; {again}") from None
+    if 0 not in pieces:
+        raise UserError(f"{home / VECTORS / '0.npy'}: missing; {again}")
     if len(pieces[0]) == documents:
         return pieces[0]  # on disk
     vectors = np.full((documents, pieces[0].shape[1]), np.nan, np.float16)

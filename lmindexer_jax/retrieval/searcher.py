@@ -260,9 +260,8 @@ class Searcher:
             known = self.corpus is not None and row < len(self.corpus)
             text = " ".join(self.corpus.text(row)[: 4 * SNIPPET].split())[:SNIPPET] if known else ""
             path = self.corpus.path(row) if known else ()
-            similarity = None if answer.similarities is None else float(answer.similarities[query, place])
-            similarity = None if similarity is None or np.isnan(similarity) else similarity
-            log_prob = float(answer.log_probs[query, place])
+            cosine = np.nan if answer.similarities is None else float(answer.similarities[query, place])
+            similarity, log_prob = None if np.isnan(cosine) else cosine, float(answer.log_probs[query, place])
             hits.append(Hit(self.table.ids[row].as_py(), log_prob, similarity, self._texts[row].as_py(), text, path))
         return hits
 

@@ -66,7 +66,7 @@ def test_a_frozen_encoders_states_stand_for_the_texts(tmp_path):
     indexer = IndexerFunctions(Indexer(IndexerConfig(codebook_sizes=(4, 4)), model))
     whole = jax.jit(indexer.init)(jax.random.key(1)) | {name: params[name] for name in ("encoder", "shared")}
     encoded = encode_corpus(indexer, whole, store, directory=tmp_path, console=Console(Mode.QUIET))
-    objective = make_objective(functions, trie, temperature=0.05)
+    objective = make_objective(functions, trie)
     losses = []
     for each in (None, encoded):
         examples = Examples(store, np.arange(12), ids, each, encoded.pooled)

@@ -139,6 +139,9 @@ def test_vectors_order_what_the_beams_found(tmp_path):
     (pieces / "0.npy").write_bytes(b"nothing")
     with pytest.raises(UserError, match="0.npy: damaged; run `python -m lmindexer_jax.finetune"):
         Searcher.load(workdir)
+    (pieces / "0.npy").unlink()
+    with pytest.raises(UserError, match="0.npy: missing; run `python -m lmindexer_jax.finetune"):
+        Searcher.load(workdir)
 
 
 def test_many_threads_and_mixed_batches_find_what_one_thread_finds(searcher):

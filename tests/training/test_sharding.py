@@ -1,12 +1,10 @@
 """The mesh and the rule by shape on one device; everything else on eight simulated ones, in a process of their own."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from devices import run_on_eight
 
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.training.sharding import MeshConfig, make_mesh, put_batch, tree_shardings
@@ -29,8 +27,4 @@ def test_on_one_device_everything_is_whole():
 
 def test_on_eight_devices():
     """Runs `eight_devices.py`, whose tests need JAX to start with more devices than the others have."""
-    tests = pathlib.Path(__file__).with_name("eight_devices.py")
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests)]
-    done = subprocess.run(command, env=environment, cwd=tests.parents[2], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_on_eight(pathlib.Path(__file__).with_name("eight_devices.py"))
