@@ -1,6 +1,7 @@
 """The interface: what it answers, what it refuses, and that no input makes it fall over."""
 
 import json
+import queue
 import threading
 
 import numpy as np
@@ -112,31 +113,29 @@ def test_headers_are_on_everything_and_name_the_pages_own_script(client):
 
 
 def test_too_many_at_a_time_are_refused_with_one_line(answers, monkeypatch):
+    """Who is inside is counted before anything waits for a thread, so that the refusal of one of six tells that five are in."""
     held, begun = threading.Event(), threading.Semaphore(0)
     search = answers.search
 
     def slow(*args, **kwargs):
         begun.release()
-        held.wait(30)
+        held.wait(60)
         return search(*args, **kwargs)
 
     monkeypatch.setattr(answers, "search", slow)
-    found = []
+    found = queue.SimpleQueue()
     with TestClient(make_app(answers, limits=LIMITS)) as client:
-        threads = [threading.Thread(target=lambda: found.append(client.get("/api/search?q=a"))) for _ in range(5)]
+        threads = [threading.Thread(target=lambda: found.put(client.get("/api/search?q=a"))) for _ in range(6)]
         for thread in threads:
             thread.start()
-        assert begun.acquire(timeout=30) and begun.acquire(timeout=30), "two run"
-        for _ in range(500):
-            more = client.get("/api/search?q=a") if sum(thread.is_alive() for thread in threads) == 5 else None
-            if more is not None and more.status_code == 503:
-                break
+        more = found.get(timeout=30)  # the others are held, so only a refusal can come
         refused(more, 503, "too many searches are waiting")
+        assert begun.acquire(timeout=30) and begun.acquire(timeout=30), "two run"
         assert more.headers["retry-after"] == "1" and not begun.acquire(blocking=False), "and two alone"
         held.set()
         for thread in threads:
             thread.join(60)
-        assert [each.status_code for each in found] == [200] * 5
+        assert [found.get(timeout=1).status_code for _ in range(5)] == [200] * 5
         assert client.get("/api/search?q=a").status_code == 200
 
 
