@@ -1,5 +1,6 @@
-"""The two flags of every command that is set by a config file: --config and --workdir."""
+"""Config files, and the two flags of every command that is set by one: --config and --workdir."""
 
+import importlib.util
 import pathlib
 
 from absl import flags
@@ -7,6 +8,14 @@ from ml_collections import config_flags
 
 from lmindexer_jax.console import Mode
 from lmindexer_jax.errors import UserError
+
+
+def load(path: pathlib.Path, variant: str = ""):
+    """What the `get_config` of a config file returns for a variant."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
 
 
 class Flags:

@@ -1,6 +1,5 @@
 """Every shipped config loads, can be planned, and is refused when it makes no sense."""
 
-import importlib.util
 import pathlib
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from lmindexer_jax.cells import cells_of, settings
 from lmindexer_jax.config import BakeoffConfig, Config
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.flags import load
 from lmindexer_jax.indexing.recipe import StageKind, plan
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.indexing.vectors import VectorSource
@@ -17,13 +17,6 @@ from lmindexer_jax.recipes import few_epochs, published, shrink
 
 HOME = pathlib.Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(path for path in HOME.rglob("*.py") if path.parent.name != "recommend")  # those have a test of their own
-
-
-def load(path: pathlib.Path, variant: str) -> Config | BakeoffConfig:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
 
 
 @pytest.mark.parametrize("variant", ["", "tiny"])

@@ -4,7 +4,6 @@ The published recipe, on the documents and with the settings of the runs that la
 healthy. On the documents of the run without reconstruction no healthy recipe is shown yet.
 """
 
-import importlib.util
 import json
 import pathlib
 
@@ -14,17 +13,11 @@ import runs
 from lmindexer_jax.config import Config, Precision
 from lmindexer_jax.console import Console, Mode as Speech
 from lmindexer_jax.evaluation.health import Mode
+from lmindexer_jax.flags import load
 from lmindexer_jax.models.reconstructor import HeadScale
 from lmindexer_jax.run import execute
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-
-
-def load(name: str) -> Config:
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config("tiny")
 
 
 def findings(config: Config, home: pathlib.Path, name: str, **corpus) -> dict[str, list[str]]:
@@ -49,7 +42,7 @@ def findings(config: Config, home: pathlib.Path, name: str, **corpus) -> dict[st
 
 def published(name: str, home: pathlib.Path) -> dict[str, list[str]]:
     """Four topics of twelve words; what the tiny recipe has of each kind of epoch is multiplied."""
-    config = load(name)
+    config = load(CONFIGS / f"{name}.py", "tiny")
     config.language_model.max_length, config.language_model.vocabulary = 16, 512
     config.indexer.codebook_sizes = (16,)
     config.indexer.reconstructor.head_scale = HeadScale.T5  # a random embedding's logits begin at a sensible size
@@ -71,7 +64,7 @@ def home(tmp_path_factory):
 @pytest.mark.slow
 def test_without_reconstruction_codes_are_meaningless(home):
     """Four words of the topic among twelve that say nothing: contrast alone has no reason to tell which are which."""
-    config = load("ablations/no_reconstruction")
+    config = load(CONFIGS / "ablations/no_reconstruction.py", "tiny")
     config.language_model.max_length, config.language_model.vocabulary = 24, 6000
     config.indexer.reconstructor.head_scale = HeadScale.T5
     config.indexer.codebook_sizes = (16,)
