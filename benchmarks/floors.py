@@ -107,7 +107,7 @@ def indexer_steps(inputs: Inputs) -> tuple[dict[str, Step], Callable[[int], dict
         pipeline = batches_of(inputs, stage)
         objective, rules = make_objective(functions, stage, config.recipe), stage.rules(paths=tuple(paths(params)))
         own = jax.tree.map(jnp.copy, params)  # a step gives its state away
-        memory = start_memory(own, stage)
+        memory = start_memory(own, stage, config.recipe)
         name = f"training, position {stage.position + 1}"
         steps[name] = trained(objective, own, pipeline(0), optim=stage.optim, rules=rules, memory=memory)
     rows = inputs.rows(np.arange(BATCH), position=1, length=LENGTH)

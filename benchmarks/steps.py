@@ -69,7 +69,7 @@ def make_ours(model: T5Config, batch: dict, *, position: int) -> Callable[[str],
     rules = stage.rules(paths=tuple(paths(params)))
     optimiser = make_optimiser(stage.optim, rules, params, steps=stage.steps)
     compiled = {name: make_step(make_objective(f, stage, config.recipe), optimiser, rules) for name, f in functions.items()}
-    held = [State(params, optimiser.init(split(params, rules)[0]), start_memory(params, stage), jnp.zeros((), jnp.int32))]
+    held = [State(params, optimiser.init(split(params, rules)[0]), start_memory(params, stage, config.recipe), jnp.zeros((), jnp.int32))]
     del params
     batch = jax.device_put(batch)
 

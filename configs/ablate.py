@@ -27,7 +27,9 @@ PUBLISHED = {
     "no_kmeans": "ablations/no_kmeans",
     "no_progression": "ablations/no_progression",
     "no_reconstruction": "ablations/no_reconstruction",
+    "together": "ablations/together",
     "gumbel": "ablations/gumbel",
+    "product": "ablations/product",
     "all_hints": "ablations/hints:h0",
     "no_hints": "ablations/hints:h100",
     "capacity": "ablations/capacity",
@@ -51,6 +53,9 @@ def get_config(variant: str = "") -> BakeoffConfig:
         if not ours:
             cells[name].indexer.codebook_sizes = (16 if tiny else 64,) * 2
             few_epochs(cells[name])
+            # As many steps as a corpus of 12,000 takes, or the reconstructor learns nothing before the codes move.
+            cells[name].recipe.first.batch_size = 32
+            cells[name].recipe.warm_up_epochs *= 3
         cells[name].language_model.max_length = 64 if ours else 32
     config = BakeoffConfig(cells=cells)
     config.corpus.name = "python_docs"

@@ -176,13 +176,12 @@ def code(
             if assigners.same_language_model(positions) and inputs.encoded is None:
                 encoded = encode_corpus(functions, params, store, directory=pathlib.Path(scratch), console=console)
                 inputs.encoded = encoded.states
-            settings = config.recipe.first if position == 0 else config.recipe.later
             found = corpus_codes(
                 functions,
                 params,
                 inputs,
                 position=position,
-                similarity=settings.quantiser.similarity,
+                similarity=config.recipe.of(position).quantiser.similarity,
                 console=console,
                 label=f"position {position + 1}",
             )

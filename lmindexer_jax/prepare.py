@@ -24,7 +24,7 @@ from lmindexer_jax.indexing.centres import whole_corpus
 from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.estimate import matmul_rate
 from lmindexer_jax.indexing.inputs import Inputs
-from lmindexer_jax.indexing.recipe import Stage, plan
+from lmindexer_jax.indexing.recipe import Order, Stage, plan
 from lmindexer_jax.indexing.two_stage import ENCODER, IndexerKind, TwoStage, code_sizes
 from lmindexer_jax.indexing.vectors import VectorSource, check as check_vectors, from_file, from_language_model
 from lmindexer_jax.models import presets
@@ -175,6 +175,8 @@ def check(config: Config) -> None:
         raise UserError(f"language_model.max_length={config.language_model.max_length}: give at least 4 tokens")
     if config.indexer_kind != IndexerKind.LEARNED:
         check_vectors(config.two_stage.vectors)
+    elif config.recipe.order == Order.TOGETHER and config.indexer.pooled_weight > 0:
+        raise UserError("recipe.order='together' needs indexer.pooled_weight=0: what a prefix explains is known once it is assigned")
 
 
 def frozen_language_model(stages: list[Stage]) -> bool:

@@ -45,8 +45,8 @@ def make_observer(
 
     def observe(moment: Moment) -> dict:
         stage = moment.stage
-        if stage.kind == StageKind.CLUSTER:
-            return {}
+        if stage.kind in (StageKind.CLUSTER, StageKind.TOGETHER):
+            return {}  # of all positions at once, assignment tells
         quantised = stage.kind in (StageKind.QUANTISED, StageKind.ASSIGN)
         scores, sampled = reconstruction_scores(
             functions,

@@ -58,7 +58,7 @@ def trace_step(
 
     def fresh(params: Params) -> State:
         moments = optimiser.init(split(params, rules)[0])
-        return State(params, moments, start_memory(params, stage), jnp.zeros((), jnp.int32))
+        return State(params, moments, start_memory(params, stage, recipe), jnp.zeros((), jnp.int32))
 
     state = describe(jax.eval_shape(fresh, params), mesh)
     step = make_step(make_objective(functions, stage, recipe), optimiser, rules, layout=tree_shardings(state, mesh))

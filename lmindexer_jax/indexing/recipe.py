@@ -21,12 +21,20 @@ class StageKind(enum.StrEnum):
     CONTINUOUS = "continuous"  # language model and reconstructor, no codebook
     CLUSTER = "cluster"  # k-means centres become the codebook
     QUANTISED = "quantised"  # language model, codebook and reconstructor
+    TOGETHER = "together"  # the same with the codebooks of all positions
     ASSIGN = "assign"  # a code for every document
 
     @property
     def trains(self) -> bool:
         """Whether the stage takes optimiser steps."""
         return self not in (StageKind.CLUSTER, StageKind.ASSIGN)
+
+
+class Order(enum.StrEnum):
+    """In which order positions are learned."""
+
+    PROGRESSIVE = "progressive"  # one after the other, earlier codes fixed (published)
+    TOGETHER = "together"  # all in one stage (ablation)
 
 
 class SecondQuery(enum.StrEnum):
@@ -101,10 +109,15 @@ class RecipeConfig:
     warm_up_rate: float = 1e-3
     first: PositionConfig = dataclasses.field(default_factory=PositionConfig)
     later: PositionConfig = dataclasses.field(default_factory=PositionConfig)
+    order: Order = Order.PROGRESSIVE
     second_query: SecondQuery = SecondQuery.QUANTISED
     shrinkage: float = 3.0  # documents' worth of the parent's mean in a prefix's mean
     distinct_last: bool = False  # minimum-cost assignment of the last position within each prefix
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+
+    def of(self, position: int) -> PositionConfig:
+        """How a position, counted from 0, is learned."""
+        return self.first if position == 0 else self.later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +126,8 @@ class Stage:
 
     name: str
     kind: StageKind
-    position: int
+    position: int  # in work; the last one, where several are
+    several: bool = False  # whether all positions up to it are in work
     steps: int = 0
     epochs: float = 0.0
     settings: PositionConfig | None = None
@@ -125,7 +139,7 @@ class Stage:
         rates, book = self.rates, f"codebook_{self.position}"
         rules = [
             (rf"{book}", rates.codebook),
-            *((f"codebook_{p}", rates.earlier_codebooks) for p in range(self.position)),
+            *((f"codebook_{p}", rates.codebook if self.several else rates.earlier_codebooks) for p in range(self.position)),
             (r"codebook_\d+", 0.0),
             (r"reconstructor/.*", rates.reconstructor),
             (r"decoder/.*", rates.decoder),
@@ -160,9 +174,11 @@ def plan(recipe: RecipeConfig, *, positions: int, documents: int, reconstructor:
     check(recipe, reconstructor)
     stages: list[Stage] = []
 
-    def train(kind: StageKind, position: int, settings: PositionConfig, *, epochs: float, suffix: str = "") -> None:
+    def train(kind: StageKind, position: int, *, epochs: float, suffix: str = "") -> None:
         if epochs <= 0:
             return
+        several = kind == StageKind.TOGETHER
+        settings = recipe.first if several else recipe.of(position)
         rate = {StageKind.WARM_UP: recipe.warm_up_rate, StageKind.CONTINUOUS: settings.continuous_rate}.get(
             kind, settings.quantised_rate
         )
@@ -173,9 +189,10 @@ def plan(recipe: RecipeConfig, *, positions: int, documents: int, reconstructor:
             rates = dataclasses.replace(rates, codebook=0.0)
         stages.append(
             Stage(
-                name=f"position-{position + 1}/{kind}{suffix}" if kind != StageKind.WARM_UP else "warm-up",
+                name=str(kind) if several or kind == StageKind.WARM_UP else f"position-{position + 1}/{kind}{suffix}",
                 kind=kind,
                 position=position,
+                several=several,
                 steps=max(1, round(epochs * documents / settings.batch_size)),
                 epochs=epochs,
                 settings=settings,
@@ -184,18 +201,32 @@ def plan(recipe: RecipeConfig, *, positions: int, documents: int, reconstructor:
             )
         )
 
-    train(StageKind.WARM_UP, 0, recipe.first, epochs=recipe.warm_up_epochs)
+    def assign(position: int, settings: PositionConfig) -> None:
+        stages.append(Stage(f"position-{position + 1}/assign", StageKind.ASSIGN, position, settings=settings))
+
+    train(StageKind.WARM_UP, 0, epochs=recipe.warm_up_epochs)
+    if recipe.order == Order.TOGETHER:
+        last = positions - 1
+        train(StageKind.CONTINUOUS, 0, epochs=recipe.first.continuous_epochs)
+        if recipe.first.codebook_start == CodebookStart.KMEANS:
+            stages.append(Stage("cluster", StageKind.CLUSTER, last, several=True, settings=recipe.first))
+        train(StageKind.TOGETHER, last, epochs=sum(recipe.of(position).quantised_epochs for position in range(positions)))
+        for position in range(positions):
+            # Texts were rebuilt from all codes together; how they are from fewer says nothing.
+            judged = {} if position == last else {"reconstruction": 0.0}
+            assign(position, dataclasses.replace(recipe.of(position), **judged))
+        return stages
     for position in range(positions):
-        settings = recipe.first if position == 0 else recipe.later
-        train(StageKind.CONTINUOUS, position, settings, epochs=settings.continuous_epochs)
+        settings = recipe.of(position)
+        train(StageKind.CONTINUOUS, position, epochs=settings.continuous_epochs)
         for number in range(1, settings.rounds + 1):
             suffix = f"-{number}" if settings.rounds > 1 else ""
             if settings.codebook_start == CodebookStart.KMEANS:
                 stages.append(Stage(f"position-{position + 1}/cluster{suffix}", StageKind.CLUSTER, position, settings=settings))
-            train(StageKind.QUANTISED, position, settings, epochs=settings.quantised_epochs, suffix=suffix)
+            train(StageKind.QUANTISED, position, epochs=settings.quantised_epochs, suffix=suffix)
         if settings.cluster_last:
             stages.append(Stage(f"position-{position + 1}/cluster-last", StageKind.CLUSTER, position, settings=settings))
-        stages.append(Stage(f"position-{position + 1}/assign", StageKind.ASSIGN, position, settings=settings))
+        assign(position, settings)
     return stages
 
 
@@ -205,6 +236,10 @@ def check(recipe: RecipeConfig, reconstructor: ReconstructorKind) -> None:
         raise UserError("recipe.later.quantiser.estimator: 'marginal' sums over codes at position 1 alone; use another")
     if recipe.first.quantiser.estimator == Estimator.MARGINAL and reconstructor != ReconstructorKind.BAG:
         raise UserError("recipe.first.quantiser.estimator: 'marginal' needs indexer.reconstructor.kind='bag'")
+    if recipe.order == Order.TOGETHER and recipe.first.quantiser.estimator == Estimator.MARGINAL:
+        raise UserError("recipe.order='together' has no estimator 'marginal', which sums over the codes of one position")
+    if recipe.order == Order.TOGETHER and (recipe.first.rounds > 1 or recipe.first.cluster_last):
+        raise UserError("recipe.order='together' clusters once, before it trains: set recipe.first.rounds=1 and cluster_last=False")
     for name, position in (("first", recipe.first), ("later", recipe.later)):
         if not 0 <= position.hidden <= 1:
             raise UserError(f"recipe.{name}.hidden is a share between 0 and 1, not {position.hidden}")

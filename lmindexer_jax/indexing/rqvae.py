@@ -22,7 +22,7 @@ from lmindexer_jax.console import Console
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import residual
 from lmindexer_jax.indexing.journal import Journal
-from lmindexer_jax.indexing.objective import Outcome, code_metrics
+from lmindexer_jax.indexing.terms import Outcome, code_metrics
 from lmindexer_jax.indexing.recipe import StageKind
 from lmindexer_jax.models.quantiser import CodebookUpdate, RunningMean, start_running_mean, update_running_mean
 from lmindexer_jax.models.rqvae import Outputs, Params, RqVae, RqVaeConfig, RqVaeFunctions

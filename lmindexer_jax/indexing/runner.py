@@ -207,7 +207,7 @@ def start(run: Run, stage: Stage) -> tuple[State, Any, Any]:
     optimiser = make_optimiser(stage.optim, rules, run.params, steps=stage.steps)
 
     def fresh(params: Params) -> tuple[Any, dict, Int[jax.Array, ""]]:
-        return optimiser.init(split(params, rules)[0]), start_memory(params, stage), jnp.zeros((), jnp.int32)
+        return optimiser.init(split(params, rules)[0]), start_memory(params, stage, run.recipe), jnp.zeros((), jnp.int32)
 
     # Compiled, so that every device makes its own part alone.
     shardings = tree_shardings(jax.eval_shape(fresh, run.params), run.mesh)
@@ -217,7 +217,7 @@ def start(run: Run, stage: Stage) -> tuple[State, Any, Any]:
 def batches(run: Run, stage: Stage, iterator: dict | None) -> grain.DatasetIterator:
     """Training batches of a stage, from its beginning or from where a checkpointed iterator stood."""
     settings = stage.settings
-    wants_neighbours = stage.position > 0 and settings.contrast.weight > 0
+    wants_neighbours = stage.position > 0 and settings.contrast.weight > 0 and stage.kind != StageKind.TOGETHER
     fetch = run.inputs.training_fetch(
         position=stage.position, neighbours=settings.contrast.neighbours if wants_neighbours else 0
     )
@@ -286,21 +286,36 @@ def train_stage(
 
 
 def cluster(run: Run, stage: Stage) -> Params:
-    """k-means of the document vectors; the centres become the codebook of the stage's position."""
-    vectors = corpus_vectors(run.functions, run.params, run.inputs, position=stage.position, console=run.console)
-    size = run.functions.module.config.codebook_sizes[stage.position]
+    """k-means of the document vectors; the centres become the codebook of the stage's position.
+
+    Where several positions are in work each is clustered given the codes of those before it, which count until assignment.
+    """
+    inputs = run.inputs
+    for position in range(stage.position) if stage.several else ():
+        run.params = cluster_position(run, stage, position)
+        similarity = run.recipe.of(position).quantiser.similarity
+        found = corpus_codes(run.functions, run.params, inputs, position=position, similarity=similarity, console=run.console)
+        inputs.codes[:, position] = found[:, position]
+    return cluster_position(run, stage, stage.position)
+
+
+def cluster_position(run: Run, stage: Stage, position: int) -> Params:
+    """The parameters with a position's codebook at the centres of its vectors."""
+    vectors = corpus_vectors(run.functions, run.params, run.inputs, position=position, console=run.console)
+    size = run.functions.module.config.codebook_sizes[position]
+    similarity = run.recipe.of(position).quantiser.similarity
     found = kmeans(
         vectors,
         size,
-        key=run.key(stage, "kmeans"),
-        similarity=clustering(stage.settings.quantiser.similarity),
+        key=run.key(stage, "kmeans" if position == stage.position else f"kmeans-{position + 1}"),
+        similarity=clustering(similarity),
         restarts=stage.settings.cluster_restarts,
     )
     rows = jnp.asarray(found.centres)
-    if stage.settings.quantiser.similarity == Similarity.COSINE:
+    if similarity == Similarity.COSINE:
         # Unit centres say nothing of length; rows as long as the vectors keep the straight-through step small.
         rows = rows * np.linalg.norm(vectors, axis=1).mean()
-    return run.params | place({f"codebook_{stage.position}": rows.astype(jnp.float32)}, run.mesh)
+    return run.params | place({f"codebook_{position}": rows.astype(jnp.float32)}, run.mesh)
 
 
 def clustering(similarity: Similarity) -> Similarity:

@@ -10,6 +10,9 @@ the token embeddings (the first layer beside the last; Su 2021): contextual stat
 vectors which words it has. `centre_t` is the mean of `pooled` over the documents that share the prefix, and `linear`
 starts at zero: training starts from the embedding that the language model already has, and what the prefix explains
 is taken out, so that later codes cannot repeat earlier ones.
+
+Product codes (Jegou 2011) take the codebooks' place as an ablation: position t reads the t-th block of h_1 alone, and no code
+depends on another.
 """
 
 import dataclasses
@@ -36,6 +39,7 @@ class IndexerConfig:
     pooled_weight: float = 1.0  # position 1; 0 = the decoder's hidden state alone (published)
     lexical_weight: float = 0.0  # of the mean word vector in the pooled one; used where pooled_weight > 0
     residual_weight: float = 1.5  # later positions; used where pooled_weight > 0
+    product: bool = False  # position t codes the t-th block of the first vector (ablation)
     reconstructor: ReconstructorConfig = dataclasses.field(default_factory=ReconstructorConfig)
 
 
@@ -106,6 +110,23 @@ class Indexer(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "B P+1 D"]:
         """h_1..h_{P+1} given the first P codes (teacher forced); see the module's docstring."""
+        if self.config.product:
+            first = None if centres is None else centres[:, :1]
+            vector = self.successive(encoded, tokens, mask, codes[:, :0], first, deterministic=deterministic)
+            return vector * blocks(vector.shape[-1], len(self.config.codebook_sizes))[None, : codes.shape[1] + 1]
+        return self.successive(encoded, tokens, mask, codes, centres, deterministic=deterministic)
+
+    def successive(
+        self,
+        encoded: Float[Array, "B L D"],
+        tokens: Int[Array, "B L"],
+        mask: Bool[Array, "B L"],
+        codes: Int[Array, "B P"],
+        centres: Float[Array, "B P+1 D"] | None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B P+1 D"]:
+        """The same where every position follows from the codes before it."""
         batch, width = encoded.shape[0], encoded.shape[-1]
         if isinstance(self.language_model, T5Config):
             start = self.shared.embedding[self.language_model.decoder_start_token_id]
@@ -170,6 +191,11 @@ class Indexer(nn.Module):
         length = tokens.shape[1]
         hints = jnp.ones((tokens.shape[0], length, positions + length), bool)
         return self.reconstruct(queries, queries, tokens, hints)
+
+
+def blocks(width: int, parts: int) -> Float[Array, "T D"]:
+    """Ones where the t-th of `parts` blocks of a vector lies, as nearly of one size as can be."""
+    return (jnp.arange(width)[None] * parts // width == jnp.arange(parts)[:, None]).astype(jnp.float32)
 
 
 def small_decoder(model: BertConfig, *, layers: int) -> T5Config:

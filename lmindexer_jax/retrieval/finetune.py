@@ -25,7 +25,7 @@ from lmindexer_jax.data.tokens import TokenStore
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.encode import Encoded, padded
 from lmindexer_jax.indexing.journal import Journal
-from lmindexer_jax.indexing.objective import Outcome
+from lmindexer_jax.indexing.terms import Outcome
 from lmindexer_jax.indexing.recipe import needed
 from lmindexer_jax.models.layers import mask_bias
 from lmindexer_jax.models.retriever import Params, RetrieverFunctions

@@ -14,7 +14,7 @@ from lmindexer_jax.console import Console
 from lmindexer_jax.data.packing import TrainingRows
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.journal import Journal
-from lmindexer_jax.indexing.objective import Outcome
+from lmindexer_jax.indexing.terms import Outcome
 from lmindexer_jax.models.layers import MASKED
 from lmindexer_jax.models.recommender import Catalogue, Head, Histories, Params, RecommenderFunctions
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint

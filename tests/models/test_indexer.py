@@ -36,3 +36,24 @@ def test_vectors_start_as_the_pooled_vector_less_the_centre(model, lexical):
         pooled = pooled + lexical * length_one(np.asarray(words)[tokens[row, :length]].mean(0))
         np.testing.assert_allclose(vectors[row, 0], pooled - centres[row, 0], atol=1e-6)
         np.testing.assert_allclose(vectors[row, 1], 1.5 * (pooled - centres[row, 1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooled", [0.0, 1.0])
+def test_product_codes_read_blocks_of_one_vector_whatever_the_codes_before(pooled):
+    config = IndexerConfig(codebook_sizes=(4, 3, 5), pooled_weight=pooled, product=True)
+    functions = IndexerFunctions(Indexer(config, BERT))
+    params = functions.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    tokens, mask = rng.integers(0, 50, (3, 6)), np.ones((3, 6), bool)
+    centres = rng.normal(size=(3, 3, 16)).astype(np.float32)
+    encoded = functions.encode(params, tokens, mask)
+
+    def vectors(codes):
+        return functions.vectors(params, encoded, tokens, mask, codes=jnp.asarray(codes), centres=centres)
+
+    found = vectors(np.zeros((3, 2), np.int32))
+    np.testing.assert_array_equal(found, vectors(np.full((3, 2), 2, np.int32)))
+    whole = np.asarray(found).sum(1)
+    np.testing.assert_array_equal(np.count_nonzero(found, axis=-1), [[6, 5, 5]] * 3)
+    for position, part in enumerate((slice(0, 6), slice(6, 11), slice(11, 16))):
+        np.testing.assert_array_equal(found[:, position, part], whole[:, part])
