@@ -16,7 +16,7 @@ import numpy as np
 from lmindexer_jax.cells import Cell, cells_of, run_cells
 from lmindexer_jax.config import BakeoffConfig
 from lmindexer_jax.console import Console, run_main
-from lmindexer_jax.data.corpus import open_corpus
+from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluate import evidence, label
 from lmindexer_jax.evaluation.bow import bow_gain
@@ -45,7 +45,7 @@ def bakeoff(config: BakeoffConfig, workdir: pathlib.Path, *, console: Console) -
     """
     cells = cells_of(config, workdir)
     corpus = open_corpus(config.corpus)
-    refuse_other_corpora(cells, corpus.hash)
+    refuse_other_corpora(cells, corpus)
     done = sum(is_finished(cell.workdir) for cell in cells)
     console.note(
         f"{len(config.cells)} indexers, {len(config.seeds)} seeds, {len(corpus):,} documents:"
@@ -60,10 +60,14 @@ def bakeoff(config: BakeoffConfig, workdir: pathlib.Path, *, console: Console) -
     return 0
 
 
-def refuse_other_corpora(cells: list[Cell], corpus: str) -> None:
-    """A UserError where a finished cell has learned from other documents than the others will."""
+def refuse_other_corpora(cells: list[Cell], corpus: Corpus) -> None:
+    """A UserError where a finished cell has learned from other documents than the others will, damaged on purpose or not."""
+    opened = {repr(cell.config.corpus): open_corpus(cell.config.corpus) for cell in cells}
     for cell in cells:
-        if is_finished(cell.workdir) and open_finished(cell.workdir).table.manifest.corpus_hash != corpus:
+        own = opened[repr(cell.config.corpus)]
+        if not own.ids().equals(corpus.ids()):
+            raise UserError(f"cells.{cell.name}: its noise leaves nothing of some documents; make it less")
+        if is_finished(cell.workdir) and open_finished(cell.workdir).table.manifest.corpus_hash != own.hash:
             raise UserError(f"{cell.workdir}: the corpus has changed since this cell was run; give another --workdir")
 
 

@@ -14,6 +14,7 @@ import threading
 
 from lmindexer_jax.config import BakeoffConfig, Config, flatten, refuse_change
 from lmindexer_jax.console import Console, run_main
+from lmindexer_jax.data.noise import NoiseConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.finished import is_finished
 from lmindexer_jax.memory import keep_freed
@@ -76,7 +77,10 @@ def cells_of(config: BakeoffConfig, workdir: pathlib.Path) -> list[Cell]:
 def settings(config: BakeoffConfig, name: str, seed: int) -> Config:
     """The settings of one cell's run."""
     own = copy.deepcopy(config.cells[name])
+    damage = own.corpus.noise
     own.corpus, own.interactions, own.console = copy.deepcopy(config.corpus), config.interactions, config.console
+    if damage != NoiseConfig():
+        own.corpus.noise = damage
     own.seed, own.baseline = seed, False  # what the baseline would measure is a cell of its own
     return own
 

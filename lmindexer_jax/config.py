@@ -61,7 +61,7 @@ class BakeoffConfig:
     `python -m lmindexer_jax.bakeoff --config x.py --config.seeds="(0,1,2)" --config.cells.ours.recipe.first.rounds=2`
     """
 
-    corpus: CorpusConfig = dataclasses.field(default_factory=CorpusConfig)  # of all cells, whatever they say themselves
+    corpus: CorpusConfig = dataclasses.field(default_factory=CorpusConfig)  # of all cells; what a cell says of it counts for noise alone
     cells: dict[str, Config] = dataclasses.field(default_factory=dict)  # indexers by name; their seed is taken from below
     seeds: tuple[int, ...] = (0, 1)
     against: str = ""  # the indexer that all others are compared with; "" is the first

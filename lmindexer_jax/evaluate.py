@@ -2,12 +2,16 @@
 
     python -m lmindexer_jax.evaluate --workdir runs/mine
     python -m lmindexer_jax.evaluate --workdir runs/mine --against runs/other -o comparison.json
+    python -m lmindexer_jax.evaluate --workdir runs/mine --against ids.jsonl      # IDs from anywhere (indexing/id_lines.py)
 """
 
 import argparse
 import json
 import pathlib
 import sys
+
+import numpy as np
+from jaxtyping import Int
 
 from lmindexer_jax.conclude import evidence_of
 from lmindexer_jax.console import Console, Mode, run_main
@@ -18,6 +22,7 @@ from lmindexer_jax.evaluation.bow import bags
 from lmindexer_jax.evaluation.table import Evidence, compare_tables, evaluate_table
 from lmindexer_jax.files import replacing
 from lmindexer_jax.finished import Finished, open_finished
+from lmindexer_jax.indexing import id_lines
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.models import presets
 from lmindexer_jax.prepare import open_tokenizer
@@ -55,7 +60,8 @@ def evaluate(
 
     Args:
       workdir: of a finished run.
-      against: of another run of the same corpus. Its words are counted by the tokens of the first, so that both are
+      against: of another run of the same corpus, or a file of IDs of its documents (`id_lines`), whose codes are taken
+        to go up to the highest that is there. Words are counted by the tokens of the first run, so that both are
         measured alike.
       interactions: file of users' items; default: the one that the run was given.
       replicates: random halves for intervals and p-values.
@@ -63,23 +69,34 @@ def evaluate(
       console: says what is going on.
 
     Raises:
-      UserError: a run is not finished, its corpus has changed, or the two runs have different ones.
+      UserError: a run is not finished, its corpus has changed, the two runs have different ones, or the file is no file of IDs.
     """
-    runs = [open_finished(each) for each in (workdir, against) if each is not None]
-    hashes = [run.table.manifest.corpus_hash for run in runs]
-    if len(set(hashes)) > 1:
-        raise UserError(
-            f"{workdir} and {against} are runs of different corpora ({hashes[0][:12]} and {hashes[1][:12]}):"
-            " only tables of the same documents, texts and categories can be compared"
-        )
-    known = evidence(runs[0], interactions=interactions)
-    documents = len(runs[0].corpus())
-    console.note(f"{documents:,} documents; intervals from {replicates:,} random halves of them")
-    codes = [run.table.codes[:documents] for run in runs]
-    sizes = [tuple(run.table.manifest.codebook_sizes) for run in runs]
+    run = open_finished(workdir)
+    names = run.corpus().ids().to_pylist()
+    tables = [coded(run, len(names))]
+    if against is not None and against.is_file():
+        codes = id_lines.read(against, names)
+        tables.append((codes, tuple((codes.max(axis=0) + 1).tolist())))
+    elif against is not None:
+        other = open_finished(against)
+        hashes = [each.table.manifest.corpus_hash for each in (run, other)]
+        if hashes[0] != hashes[1]:
+            raise UserError(
+                f"{workdir} and {against} are runs of different corpora ({hashes[0][:12]} and {hashes[1][:12]}):"
+                " only tables of the same documents, texts and categories can be compared"
+            )
+        tables.append(coded(other, len(names)))
+    known = evidence(run, interactions=interactions)
+    console.note(f"{len(names):,} documents; intervals from {replicates:,} random halves of them")
     if against is None:
-        return evaluate_table(codes[0], sizes[0], known, replicates=replicates, seed=seed)
-    return compare_tables(*codes, known, sizes=tuple(sizes), replicates=replicates, seed=seed)
+        return evaluate_table(*tables[0], known, replicates=replicates, seed=seed)
+    codes, sizes = zip(*tables, strict=True)
+    return compare_tables(*codes, known, sizes=sizes, replicates=replicates, seed=seed)
+
+
+def coded(run: Finished, documents: int) -> tuple[Int[np.ndarray, "N T"], tuple[int, ...]]:
+    """Codes of a run's corpus, as its table has them, and K of every position."""
+    return run.table.codes[:documents], tuple(run.table.manifest.codebook_sizes)
 
 
 def show(measures: dict, *, console: Console) -> None:
@@ -142,7 +159,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Flags; a wrong one ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="lmindexer-evaluate", description="Measure the IDs of a finished run")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
-    parser.add_argument("--against", type=pathlib.Path, help="another run of the same corpus, to compare with")
+    parser.add_argument("--against", type=pathlib.Path, help="another run of the same corpus, or a JSONL file of IDs of it")
     parser.add_argument("-o", "--output", type=pathlib.Path, help="JSON file to write")
     parser.add_argument("--interactions", default="", help="lines `user TAB item item ...`; default: as the run was given")
     parser.add_argument("--replicates", type=int, default=1000, help="random halves for intervals and p-values")

@@ -5,7 +5,6 @@
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 import tempfile
@@ -22,12 +21,12 @@ from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.documents import CorpusConfig
+from lmindexer_jax.data.prepared import is_own
 from lmindexer_jax.data.tokenizer import Tokenizer
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import replacing
 from lmindexer_jax.finished import open_finished
-from lmindexer_jax.indexing import id_table, two_stage
+from lmindexer_jax.indexing import id_lines, id_table, two_stage
 from lmindexer_jax.indexing.assign import corpus_codes
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.encode import encode_corpus
@@ -202,21 +201,10 @@ def keep(workdir: pathlib.Path, corpus: Corpus, table: id_table.IdTable, *, cons
     table.save(workdir / "ids")
 
 
-def write(path: pathlib.Path, corpus: Corpus, table: id_table.IdTable) -> None:
-    """One JSON object a line: id, codes, counter, full_id."""
-    texts = table.texts
-    row_of = {name: row for row, name in enumerate(table.ids.to_pylist())}
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for name in corpus.ids().to_pylist():
-            row = row_of[name]
-            line = {"id": name, "codes": table.codes[row].tolist(), "counter": int(table.counter[row])}
-            file.write(json.dumps(line | {"full_id": texts[row].as_py()}, ensure_ascii=False) + "\n")
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Flags; a wrong one ends the program with exit code 2."""
     parser = argparse.ArgumentParser(prog="lmindexer-index", description=__doc__.splitlines()[0])
-    parser.add_argument("documents", help="JSONL, CSV or Parquet file, or a folder of text files")
+    parser.add_argument("documents", help="JSONL, CSV or Parquet file, a folder of text files, or the name of an embedded data set")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument("-o", "--output", required=True, type=pathlib.Path, help="JSONL file to write")
     parser.add_argument("--add", action="store_true", help="keep the new documents in the run's ID table as well")
@@ -237,11 +225,11 @@ def main() -> None:
     keep_freed()
     run = read_run(flags.workdir)
     template = flags.template or (run["config"]["corpus"]["template"] if run else CorpusConfig.template)
-    corpus_config = CorpusConfig(
-        path=flags.documents, id_field=flags.id_field, template=template, cache_dir=flags.cache_dir
-    )
+    named = is_own(flags.documents) and not pathlib.Path(flags.documents).exists()
+    source = {"name": flags.documents} if named else {"path": flags.documents}
+    corpus_config = CorpusConfig(**source, id_field=flags.id_field, template=template, cache_dir=flags.cache_dir)
     corpus, table = index(flags.workdir, corpus_config, console=console, vectors=flags.vectors)
-    write(flags.output, corpus, table)
+    id_lines.write(flags.output, table, corpus.ids().to_pylist())
     if flags.add:
         keep(flags.workdir, corpus, table, console=console)
     console.success(f"{len(corpus):,} IDs in {flags.output}")

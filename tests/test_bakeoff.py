@@ -18,10 +18,11 @@ from finished import finish, places
 
 from lmindexer_jax import bakeoff as command
 from lmindexer_jax import cells as cells_module
-from lmindexer_jax.bakeoff import FLAGS, bakeoff
+from lmindexer_jax.bakeoff import FLAGS, bakeoff, refuse_other_corpora
 from lmindexer_jax.cells import Cell, cells_of, run_cell, run_cells
 from lmindexer_jax.config import BakeoffConfig, Config, flatten
 from lmindexer_jax.console import Console, Mode
+from lmindexer_jax.data.corpus import open_corpus
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import unsealed
@@ -179,6 +180,19 @@ def test_the_corpus_and_the_seed_are_the_bakeoffs(home, tmp_path):
     assert (cell.name, cell.seed, cell.config.seed, str(cell)) == ("good", 1, 1, "good, seed 1")
     assert cell.config.corpus.path == str(home / "corpus.jsonl") and cell.config.interactions == "users.tsv"
     assert not cell.config.baseline and config.cells["good"].seed == 7
+
+
+def test_a_cell_may_learn_from_damaged_texts_of_the_same_documents(home, tmp_path, ran):
+    config = made(home, seeds=(0,))
+    config.cells["random"].corpus.noise.characters = 0.1
+    cells = cells_of(config, tmp_path)
+    assert [cell.config.corpus.noise.characters for cell in cells] == [0.0, 0.1]
+    assert cells[1].config.corpus.path == config.corpus.path
+    refuse_other_corpora(cells, open_corpus(config.corpus))
+    finish_cell(cells[1], home)  # which codes the texts as they were
+    with pytest.raises(UserError, match="random-0: the corpus has changed"):
+        bakeoff(config, tmp_path, console=QUIET)
+    assert ran == []
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # how config_flags opens a config file

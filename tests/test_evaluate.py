@@ -13,6 +13,7 @@ from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluate import evaluate
 from lmindexer_jax.finished import open_finished
+from lmindexer_jax.indexing import id_lines
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,14 @@ def test_two_runs_side_by_side(home, monkeypatch, capsys):
     assert found["first"]["agreement"][0]["ami"] == pytest.approx(0, abs=0.1)
     back = evaluate(home / "good", home / "random", replicates=60, console=Console(Mode.QUIET))
     assert [row["difference"] for row in back["differences"]] == pytest.approx([-row["difference"] for row in found["differences"]])
+
+
+def test_ids_from_anywhere_are_compared_by_their_lines(home, tmp_path):
+    run = open_finished(home / "random")
+    id_lines.write(tmp_path / "ids.jsonl", run.table, run.corpus().ids().to_pylist()[::-1])
+    by_line = evaluate(home / "good", tmp_path / "ids.jsonl", replicates=20, console=Console(Mode.QUIET))
+    by_run = evaluate(home / "good", home / "random", replicates=20, console=Console(Mode.QUIET))
+    assert by_line["differences"] == by_run["differences"]
 
 
 def test_runs_of_different_corpora_are_refused_in_one_line(home, monkeypatch, capsys):

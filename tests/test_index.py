@@ -59,6 +59,21 @@ def test_the_command_writes_ids_and_keeps_known_documents(home, monkeypatch):
     assert [row["full_id"] for row in rows] == table.texts.to_pylist()
 
 
+@pytest.mark.parametrize("given, source", [("icd10cm", "name"), ("icd10cm.jsonl", "path"), ("my_folder", "path")])
+def test_an_embedded_data_set_is_given_by_its_name(given, source, home, monkeypatch):
+    asked = []
+
+    def stop(workdir, corpus_config, **_):
+        asked.append(corpus_config)
+        raise UserError("enough")
+
+    monkeypatch.setattr(command, "index", stop)
+    monkeypatch.setattr(sys, "argv", ["lmindexer-index", given, "--workdir", str(home / "run"), "-o", str(home / "out.jsonl")])
+    with pytest.raises(UserError, match="enough"):
+        command.main()
+    assert {"name": asked[0].name, "path": asked[0].path} == {"name": "", "path": ""} | {source: given}
+
+
 def test_no_run_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no run here"):
         index(tmp_path, CorpusConfig(path="x.jsonl"), console=Console(Mode.QUIET))

@@ -27,6 +27,11 @@ _HOST = ("storage.googleapis.com", 443)  # where TFDS fetches from
 _CHUNK = 512  # records fetched together: array records are several times faster than one by one
 
 
+def is_own(name: str) -> bool:
+    """Whether a data set of this name is built by this package."""
+    return _base(name) in _OWN
+
+
 def kept_fields(name: str) -> tuple[str, ...]:
     """The fields that documents of this data set keep beside id, text and path."""
     return _OWN[_base(name)][2] if _base(name) in _OWN else ()
