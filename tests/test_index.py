@@ -16,7 +16,7 @@ from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.index import index
-from lmindexer_jax.indexing import id_table
+from lmindexer_jax.indexing import id_lines, id_table
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.prepare import read_run
 from lmindexer_jax.run import execute
@@ -90,7 +90,9 @@ def coded(home, rows):
     path = home / "odd.jsonl"
     path.write_bytes(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows))
     corpus, table = index(home / "run", CorpusConfig(path=str(path), cache_dir=str(home / "odd")), console=Console(Mode.QUIET))
-    command.write(home / "odd.out", corpus, table)
+    names = corpus.ids().to_pylist()
+    id_lines.write(home / "odd.out", table, names)
+    np.testing.assert_array_equal(id_lines.read(home / "odd.out", names), table.codes[-len(names) :])
     return corpus, [json.loads(line) for line in (home / "odd.out").read_text(encoding="utf-8").split("\n")[:-1]]
 
 

@@ -34,7 +34,7 @@ def read(path: pathlib.Path, documents: Sequence[str]) -> Int[np.ndarray, "N T"]
     """
     found: dict[str, list[int]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # names may hold what else ends a line
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     length = None
