@@ -66,10 +66,11 @@ def make_observer(
             "shuffled_macro_f1": scores["shuffled"].macro_f1,
             "nats": scores["true"].nats,
             "shuffled_nats": scores["shuffled"].nats,
+            "unigram_nats": unigram,
         }
         reconstructed = set(row)
         sizes = functions.module.config.codebook_sizes[: stage.position + 1]
-        judged, among = row | {"unigram_nats": unigram}, documents
+        judged, among = dict(row), documents
         if moment.codes is not None:
             row |= code_measurements(moment, words, labels=labels, sizes=sizes)
             judged |= row
