@@ -50,12 +50,13 @@ FREE = ("ids", "interactions", "embeddings", "exact_users", "mesh", "checkpoint_
 class Method(enum.StrEnum):
     """How the next item is found."""
 
-    GENERATIVE = "generative"  # its semantic ID is generated
+    GENERATIVE = "generative"  # items are read, the next one's semantic ID is generated
+    FLATTENED = "flattened"  # the same, but their codes are read one after the other (TIGER, Rajput et al., 2023)
     SASREC = "sasrec"  # a softmax over all items (Kang and McAuley, 2018)
     POPULARITY = "popularity"  # what occurs most often in training: no model
 
 
-HEADS = {Method.GENERATIVE: Head.CODES, Method.SASREC: Head.ITEMS}
+HEADS = {Method.GENERATIVE: Head.CODES, Method.FLATTENED: Head.FLATTENED, Method.SASREC: Head.ITEMS}
 
 
 @dataclasses.dataclass
@@ -115,7 +116,7 @@ def execute(config: RecommendConfig, workdir: pathlib.Path, *, console: Console)
         recommender = trained(config, recommender, splits, workdir, settings.fingerprint(known), console=console)
         recommender.save(workdir / "recommender")
         rank = recommender.rank
-        if config.method == Method.GENERATIVE and config.exact_users:
+        if config.method != Method.SASREC and config.exact_users:
             exact = agreement(recommender, splits["test"], count=config.exact_users)
     summary = {"method": config.method, "items": len(table), "users": len(splits["test"]), "seed": config.seed}
     for name in ("validation", "test"):
@@ -138,6 +139,8 @@ def check(config: RecommendConfig) -> None:
     model = config.model
     if not (model.read_id or model.read_text or model.read_codes):
         raise UserError("the model reads nothing of an item; set model.read_id, model.read_text or model.read_codes")
+    if config.method == Method.FLATTENED and not model.read_codes:
+        raise UserError("a flattened history is one of codes; set model.read_codes")
     if model.width % model.heads:
         raise UserError(f"model.width={model.width} does not divide by model.heads={model.heads}")
     for name, value in (("model.length", model.length), ("training.epochs", config.training.epochs), ("beams", config.beams)):
@@ -218,6 +221,7 @@ def trained(
         batch_size=config.training.batch_size,
         epochs=config.training.epochs,
         seed=config.seed,
+        read_targets=config.method == Method.FLATTENED,
     )
     if not rows.targets:
         raise UserError("no user has two items to train on")

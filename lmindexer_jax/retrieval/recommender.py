@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmindexer_jax.data.packing import latest, lay, pack
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import load_array
 from lmindexer_jax.indexing import id_table
@@ -39,7 +38,6 @@ from lmindexer_jax.retrieval.trie import Trie
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 MANIFEST = "recommender.json"
-ROWS = 64  # packed rows that are read at a time
 USERS = 256  # histories that are ranked for at a time
 EXACT_USERS = 16  # and where every ID is scored
 
@@ -131,35 +129,21 @@ class Recommender:
         Returns:
           host arrays (U, count).
         """
-        states, lengths = self.states(items, offsets), np.diff(offsets)
+        lengths, read = np.diff(offsets), self.functions.module.config.length
         out = Ranked(np.full((len(lengths), count), -1), np.full((len(lengths), count), -np.inf, np.float32))
-        order = np.argsort(lengths, kind="stable")  # short histories do not pay for what long ones have seen
+        order = np.argsort(lengths, kind="stable")  # short histories do not pay for long ones
         size = min(EXACT_USERS if every_id else USERS, _room(len(order)))
         for first in range(0, len(order), size):
             users = order[first : first + size]
-            padded = np.resize(users, size)
-            seen = histories_of(items, offsets, padded) if exclude_seen else None
-            known = self.params, states[padded], self.catalogue, self.trie, seen
+            seen = histories_of(items, offsets, np.resize(users, size))
+            latest = seen[:, -read:]
+            histories = Histories(np.maximum(latest, 0), (latest >= 0).astype(np.int32))
+            memory = make_read(self.functions)(self.params, histories, self.catalogue)
+            known = self.params, memory, self.catalogue, self.trie, seen if exclude_seen else None
             found = make_rank(self.functions, self.beams)(*known, count=count, every_id=every_id)
             for array, values in zip(out, found, strict=True):
                 values = np.asarray(values)[: len(users), :count]
                 array[users, : values.shape[1]] = values
-        return out
-
-    def states(self, items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"]) -> Float[np.ndarray, "U D"]:
-        """The model's state after each history."""
-        length = self.functions.module.config.length
-        spans = latest(offsets, length=length)
-        rows = pack(spans.lengths, length=length)
-        size = min(ROWS, 1 << (rows.count - 1).bit_length())
-        laid = lay(items, spans, rows, length=length, count=-(-rows.count // size) * size)
-        last = rows.column + spans.lengths - 1
-        out = np.empty((len(spans.end), self.functions.module.config.width), np.float32)
-        for first in range(0, rows.count, size):
-            part = Histories(laid["items"][first : first + size], laid["segment"][first : first + size])
-            states = np.asarray(make_states(self.functions)(self.params, part, self.catalogue))
-            here = np.flatnonzero((rows.row >= first) & (rows.row < first + size))
-            out[here] = states[rows.row[here] - first, last[here]]
         return out
 
     def save(self, folder: pathlib.Path) -> None:
@@ -222,21 +206,21 @@ class Recommender:
 
 
 @functools.cache
-def make_states(functions: RecommenderFunctions) -> Callable:
-    """Compiled `(params, histories, catalogue) -> states`."""
-    return jax.jit(functions.states)
+def make_read(functions: RecommenderFunctions) -> Callable:
+    """Compiled `(params, histories, catalogue) -> memory`."""
+    return jax.jit(functions.start_search)
 
 
 @functools.cache
 def make_rank(functions: RecommenderFunctions, beams: int) -> Callable:
-    """Compiled `(params, states, catalogue, trie, seen, count=..., every_id=...) -> Ranked`; a beam keeps `beams` prefixes
+    """Compiled `(params, memory, catalogue, trie, seen, count=..., every_id=...) -> Ranked`; a beam keeps `beams` prefixes
     or `count`, if that is more."""
 
     @functools.partial(jax.jit, static_argnames=("count", "every_id"))
-    def rank(params, states, catalogue, trie, seen, *, count: int, every_id: bool) -> Ranked:
+    def rank(params, memory, catalogue, trie, seen, *, count: int, every_id: bool) -> Ranked:
         if functions.module.head == Head.ITEMS:
-            return by_vectors(functions, params, states, catalogue, count=count, seen=seen)
-        return by_codes(functions, params, states, trie, beams=max(beams, count), seen=seen, every_id=every_id)
+            return by_vectors(functions, params, memory[0][:, 0], catalogue, count=count, seen=seen)
+        return by_codes(functions, params, memory, trie, beams=max(beams, count), seen=seen, every_id=every_id)
 
     return rank
 
@@ -269,11 +253,12 @@ def make(
 def histories_of(
     items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"], users: Int[np.ndarray, " B"]
 ) -> Int[np.ndarray, "B S"]:
-    """The whole histories of some users side by side, -1 behind their ends; S is one of a few sizes."""
-    begin, lengths = offsets[users], np.diff(offsets)[users]
-    place = np.arange(_room(int(lengths.max())))[None, :]
-    inside = place < lengths[:, None]
-    return np.where(inside, items[np.minimum(begin[:, None] + place, len(items) - 1)], -1).astype(np.int32)
+    """The whole histories of some users, ending in the last column, -1 before their beginnings; S is one of a few sizes."""
+    lengths = np.diff(offsets)[users]
+    room = _room(int(lengths.max()))
+    back = np.arange(-room, 0)[None, :]
+    places = np.maximum(offsets[users + 1][:, None] + back, 0)
+    return np.where(back >= -lengths[:, None], items[places], -1).astype(np.int32)
 
 
 def _room(count: int) -> int:
