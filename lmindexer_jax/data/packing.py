@@ -1,4 +1,4 @@
-"""Users' items as training rows, and histories to go on from: windows, many of them to a row.
+"""Users' items as training rows: windows, many of them to a row.
 
 Most histories are short, so that one to a row would be mostly padding: they are laid end to end instead, each with a
 number of its own within the row, by which attention keeps them apart.
@@ -34,11 +34,6 @@ class Windows(NamedTuple):
     begin: Int[np.ndarray, " W"]
     end: Int[np.ndarray, " W"]
     fresh: Int[np.ndarray, " W"]
-
-
-def latest(offsets: Int[np.ndarray, " U+1"], *, length: int) -> Spans:
-    """The last `length` items of every user whose items begin at `offsets`."""
-    return Spans(np.maximum(offsets[:-1], offsets[1:] - length), offsets[1:])
 
 
 def windows(spans: Spans, *, length: int) -> Windows:

@@ -40,6 +40,7 @@ from lmindexer_jax.training.checkpoint import load_tree, save_tree
 MANIFEST = "recommender.json"
 USERS = 256  # histories that are ranked for at a time
 EXACT_USERS = 16  # and where every ID is scored
+FEWEST_PLACES = 16  # for histories, however short: each size is compiled
 
 
 class Recommendation(NamedTuple):
@@ -255,7 +256,7 @@ def histories_of(
 ) -> Int[np.ndarray, "B S"]:
     """The whole histories of some users, ending in the last column, -1 before their beginnings; S is one of a few sizes."""
     lengths = np.diff(offsets)[users]
-    room = _room(int(lengths.max()))
+    room = max(FEWEST_PLACES, _room(int(lengths.max())))
     back = np.arange(-room, 0)[None, :]
     places = np.maximum(offsets[users + 1][:, None] + back, 0)
     return np.where(back >= -lengths[:, None], items[places], -1).astype(np.int32)
