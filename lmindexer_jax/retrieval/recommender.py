@@ -11,7 +11,6 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -30,9 +29,12 @@ from lmindexer_jax.models.recommender import (
     RecommenderFunctions,
 )
 from lmindexer_jax.models.recommender import Recommender as Module
+from lmindexer_jax.retrieval import text_recommender
 from lmindexer_jax.retrieval.build import build
 from lmindexer_jax.retrieval.catalogue import full_codes, make_catalogue
 from lmindexer_jax.retrieval.rank_items import by_codes, by_vectors
+from lmindexer_jax.retrieval.recommendation import Names, Recommendation, histories_of, in_batches
+from lmindexer_jax.retrieval.text_recommender import TextRecommender
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
@@ -40,15 +42,6 @@ from lmindexer_jax.training.checkpoint import load_tree, save_tree
 MANIFEST = "recommender.json"
 USERS = 256  # histories that are ranked for at a time
 EXACT_USERS = 16  # and where every ID is scored
-FEWEST_PLACES = 16  # for histories, however short: each size is compiled
-
-
-class Recommendation(NamedTuple):
-    """One item: its document id, its semantic ID as text, and its log-probability in nats."""
-
-    document: str
-    semantic_id: str
-    log_prob: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,22 +85,7 @@ class Recommender:
         Raises:
           UserError: a document that is not in the catalogue, or an empty history.
         """
-        single = bool(histories) and isinstance(histories[0], str)
-        lists = [histories] if single else list(histories)
-        rows = [self._rows(history) for history in lists]
-        if not rows:
-            return []
-        offsets = np.r_[0, np.cumsum([len(row) for row in rows])]
-        ranked = self.rank(np.concatenate(rows), offsets, count=k, exclude_seen=exclude_seen)
-        out = [
-            [
-                Recommendation(self.table.ids[int(item)].as_py(), self._texts[int(item)].as_py(), float(score))
-                for item, score in zip(items, scores, strict=True)
-                if item >= 0
-            ]
-            for items, scores in zip(ranked.rows, ranked.scores, strict=True)
-        ]
-        return out[0] if single else out
+        return self._names.recommend(self.rank, histories, k, exclude_seen=exclude_seen)
 
     def rank(
         self,
@@ -130,22 +108,17 @@ class Recommender:
         Returns:
           host arrays (U, count).
         """
-        lengths, read = np.diff(offsets), self.functions.module.config.length
-        out = Ranked(np.full((len(lengths), count), -1), np.full((len(lengths), count), -np.inf, np.float32))
-        order = np.argsort(lengths, kind="stable")  # short histories do not pay for long ones
-        size = min(EXACT_USERS if every_id else USERS, _room(len(order)))
-        for first in range(0, len(order), size):
-            users = order[first : first + size]
-            seen = histories_of(items, offsets, np.resize(users, size))
-            latest = seen[:, -read:]
-            histories = Histories(np.maximum(latest, 0), (latest >= 0).astype(np.int32))
-            memory = make_read(self.functions)(self.params, histories, self.catalogue)
+        length = self.functions.module.config.length
+        read, best = make_read(self.functions), make_rank(self.functions, self.beams)
+
+        def rank(users: Int[np.ndarray, " B"]) -> Ranked:
+            seen = histories_of(items, offsets, users)
+            latest = seen[:, -length:]
+            memory = read(self.params, Histories(np.maximum(latest, 0), (latest >= 0).astype(np.int32)), self.catalogue)
             known = self.params, memory, self.catalogue, self.trie, seen if exclude_seen else None
-            found = make_rank(self.functions, self.beams)(*known, count=count, every_id=every_id)
-            for array, values in zip(out, found, strict=True):
-                values = np.asarray(values)[: len(users), :count]
-                array[users, : values.shape[1]] = values
-        return out
+            return best(*known, count=count, every_id=every_id)
+
+        return in_batches(rank, np.diff(offsets), count=count, size=EXACT_USERS if every_id else USERS)
 
     def save(self, folder: pathlib.Path) -> None:
         """Write everything that `load` needs; the manifest last."""
@@ -165,13 +138,15 @@ class Recommender:
         (folder / MANIFEST).write_text(json.dumps(content, indent=1))
 
     @classmethod
-    def load(cls, workdir: str | pathlib.Path) -> "Recommender":
+    def load(cls, workdir: str | pathlib.Path) -> "Recommender | TextRecommender":
         """The recommender of a finished run of `lmindexer_jax.recommend`.
 
         Raises:
           UserError: no finished run there, or damaged files.
         """
         folder = pathlib.Path(workdir) / "recommender"
+        if (folder / text_recommender.MANIFEST).is_file():
+            return TextRecommender.load(folder)
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError(f"{path}: no such file; a finished run writes it, so let `lmindexer_jax.recommend` finish first")
@@ -189,21 +164,9 @@ class Recommender:
         params = jax.device_put(load_tree(folder / "params"))
         return make(config, head, table, text, params=params, beams=beams)
 
-    def _rows(self, history: Sequence[str]) -> Int[np.ndarray, " n"]:
-        if not len(history):
-            raise UserError("an empty history; give at least one item, or recommend what is popular")
-        missing = next((document for document in history if document not in self._row_of), None)
-        if missing is not None:
-            raise UserError(f"item {missing!r} is not in the catalogue of {len(self):,} items")
-        return np.asarray([self._row_of[document] for document in history])
-
     @functools.cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {document: row for row, document in enumerate(self.table.ids.to_pylist())}
-
-    @functools.cached_property
-    def _texts(self):
-        return self.table.texts
+    def _names(self) -> Names:
+        return Names(self.table)
 
 
 @functools.cache
@@ -249,19 +212,3 @@ def make(
     functions = RecommenderFunctions(Module(config, head, len(table), sizes, width))
     trie = jax.device_put(build(codes, sizes))
     return Recommender(functions, params or {}, catalogue, trie, table, beams)
-
-
-def histories_of(
-    items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"], users: Int[np.ndarray, " B"]
-) -> Int[np.ndarray, "B S"]:
-    """The whole histories of some users, ending in the last column, -1 before their beginnings; S is one of a few sizes."""
-    lengths = np.diff(offsets)[users]
-    room = max(FEWEST_PLACES, _room(int(lengths.max())))
-    back = np.arange(-room, 0)[None, :]
-    places = np.maximum(offsets[users + 1][:, None] + back, 0)
-    return np.where(back >= -lengths[:, None], items[places], -1).astype(np.int32)
-
-
-def _room(count: int) -> int:
-    """The next power of four, so that a few sizes alone are compiled."""
-    return 4 ** max(1, -(-(count - 1).bit_length() // 2))
