@@ -48,9 +48,8 @@ def following(item: int, steps: int = 1) -> int:
 
 def config(home, method: Method) -> RecommendConfig:
     out = RecommendConfig(str(home / "ids"), str(home / "users.tsv"), str(home / "text.npy"), method, exact_users=16)
-    out.model = RecommenderConfig(
-        read_id=method != Method.FLATTENED, read_text=method == Method.GENERATIVE, read_codes=method != Method.SASREC, width=16, layers=1, heads=2, hidden=16, dropout=0.1, length=8
-    )
+    read = {"read_id": method != Method.FLATTENED, "read_text": method == Method.GENERATIVE, "read_codes": method != Method.SASREC}
+    out.model = RecommenderConfig(**read, width=16, layers=1, heads=2, hidden=16, dropout=0.1, length=8)
     out.training.epochs, out.training.batch_size, out.training.validate_every = 16, 16, 8
     out.training.optim.learning_rate = 2e-2
     return out

@@ -41,7 +41,7 @@ def home(tmp_path_factory):
 def config(home):
     out = RecommendConfig(str(home / "run"), str(home / "users.tsv"), method=Method.TEXT, exact_users=8)
     out.reader.language_model, out.reader.vocabulary, out.reader.item_tokens, out.reader.tokens = "tiny", 300, 12, 24
-    out.training.epochs, out.training.batch_size, out.training.optim.learning_rate = 24, 32, 5e-3
+    out.training.epochs, out.training.batch_size, out.training.optim.learning_rate = 16, 32, 5e-3
     return out
 
 
@@ -71,7 +71,7 @@ def test_two_lines_to_a_recommendation(finished):
 def test_all_items_but_those_seen_are_ranked_alike_alone_and_in_a_batch(finished):
     recommender = Recommender.load(finished)
     rng = np.random.default_rng(1)
-    histories = [[f"i{item}" for item in rng.permutation(ITEMS)[: rng.integers(1, ITEMS)]] for _ in range(8)]
+    histories = [[f"i{item}" for item in rng.permutation(ITEMS)[: rng.integers(1, 16)]] for _ in range(4)]
     batch = recommender.recommend(histories, k=ITEMS)
     names = {f"i{n}" for n in range(ITEMS)}
     for history, found in zip(histories, batch, strict=True):
