@@ -24,9 +24,8 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.files import replacing
 from lmindexer_jax.finished import open_finished
-from lmindexer_jax.indexing.assigners import LANGUAGE_MODEL, content_hash
+from lmindexer_jax.indexing.assigners import content_hash
 from lmindexer_jax.indexing.encode import encode_corpus
-from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.indexing.vectors import VectorSource, from_language_model
 from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
@@ -79,9 +78,8 @@ def execute(
     precision = jnp.dtype(described["precision"]) if described else jnp.float32
     language_model = language_model_config(preset, tokenizer)
     functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=config.gist), language_model, trie.sizes, precision))
-    whole, is_learned = run.learned(), run.config.indexer_kind == IndexerKind.LEARNED
-    start = whole if is_learned else {name: whole[name] for name in LANGUAGE_MODEL if name in whole}
-    params = adopt(jax.jit(functions.init)(jax.random.key(seed)), start)
+    whole = run.learned()
+    params = adopt(jax.jit(functions.init)(jax.random.key(seed)), run.adoptable(whole))
     cache = cache_root(run.config.corpus.cache_dir)
     texts = open_tokens(pairs, tokenizer, max_length=config.max_length, cache_dir=cache)
     documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)

@@ -11,7 +11,7 @@ from lmindexer_jax.config import Config
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
-from lmindexer_jax.indexing.assigners import Assigners
+from lmindexer_jax.indexing.assigners import LANGUAGE_MODEL, Assigners
 from lmindexer_jax.indexing.two_stage import ENCODER, IndexerKind
 from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.typed import from_dict
@@ -56,6 +56,12 @@ class Finished:
         if not encoder.is_dir():
             raise UserError(f"{self.workdir}: made without a language model, and there is none to start from; use a learned run")
         return load_tree(encoder)
+
+    def adoptable(self, learned: dict) -> dict:
+        """Of what was learned, where a retriever may start: all of it, or of a two-stage run the language model alone."""
+        if self.config.indexer_kind == IndexerKind.LEARNED:
+            return learned
+        return {name: learned[name] for name in LANGUAGE_MODEL if name in learned}
 
     def learned_codes(self, documents: int) -> Int[np.ndarray, "N T"]:
         """Codes of the corpus' documents as learned, before last ones were spread to make IDs distinct.

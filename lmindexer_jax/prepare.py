@@ -222,17 +222,23 @@ def open_model(
     used = np.flatnonzero(counts) if own_head else np.arange(len(counts))
     functions = IndexerFunctions(Indexer(config.indexer, language_model, words=len(used), dtype=dtype))
     params = functions.init(jax.random.key(config.seed))
-    if preset.weights_dir is not None:
-        loaded = presets.load(preset)
-        if isinstance(language_model, BertConfig):
-            loaded = {"encoder": loaded}
-        params |= {part: loaded[part] for part in ("shared", "encoder", "decoder") if part in loaded}
+    params |= pretrained_parts(preset)
     if own_head:
         # A head that starts at the corpus' word frequencies has only differences between documents left to learn.
         params["reconstructor"]["bias"] = jnp.log(jnp.asarray(counts[used] / counts.sum(), jnp.float32))
     words = np.zeros(len(counts), np.int32)
     words[used] = np.arange(len(used))
     return functions, params, words
+
+
+def pretrained_parts(preset: presets.Preset) -> Params:
+    """Embeddings, encoder and decoder, as far as the preset has weights of them."""
+    if preset.weights_dir is None:
+        return {}
+    loaded = presets.load(preset)
+    if isinstance(preset.config, BertConfig):
+        loaded = {"encoder": loaded}
+    return {part: loaded[part] for part in ("shared", "encoder", "decoder") if part in loaded}
 
 
 def language_model_config(preset: presets.Preset, tokenizer: Tokenizer) -> T5Config | BertConfig:

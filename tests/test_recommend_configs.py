@@ -25,7 +25,7 @@ def given(monkeypatch):
     return parse_all
 
 
-@pytest.mark.parametrize("name", ["generative.py", "sasrec.py", "sasrec.py:text", "popularity.py"])
+@pytest.mark.parametrize("name", ["generative.py", "flattened.py", "flattened.py:text", "text.py", "text.py:own", "sasrec.py", "sasrec.py:text", "popularity.py"])
 def test_a_config_is_complete_but_for_the_data(given, name):
     data = "--config.ids=i", "--config.interactions=u"
     config, workdir = given("--workdir=w", f"--config={CONFIGS / name}", *data, "--config.training.optim.b2=0.9")

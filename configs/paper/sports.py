@@ -5,8 +5,8 @@
 The two files of the data set are downloaded by hand; the first call says which, and where they belong. `:tiny` needs none.
 
 Expected downstream: Recall@5 .0222, NDCG@5 .0142, to be met within 10 % (as quoted by ActionPiece, table 2).
-Afterwards `python -m lmindexer_jax.recommend --config configs/recommend/generative.py` with these IDs. The paper's own
-recommender is a T5 that reads titles (learning rate 1e-3, batch 32, 15,000 steps, 20 beams), which is another model.
+Afterwards `python -m lmindexer_jax.recommend --config configs/recommend/text.py:own` with these IDs: as in the paper the run's own T5
+reads titles (learning rate 1e-3, batch 32, 15,000 steps, 20 beams). `generative.py` beside it is another, smaller model.
 
 Hardware: a TPU v5litepod-8 (launch/tpu_vm.sh), on which a step needs 5.0 of 16 GB a chip (batch size 128, by the TPU compiler).
 Time: about 7.1e17 FLOPs, thus 2.5 chip-hours if 40 % of a v5e's 197 TFLOP/s are reached, which is an assumption.

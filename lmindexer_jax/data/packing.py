@@ -1,4 +1,4 @@
-"""Users' items as training rows, and histories to go on from: windows, many of them to a row.
+"""Users' items as training rows: windows, many of them to a row.
 
 Most histories are short, so that one to a row would be mostly padding: they are laid end to end instead, each with a
 number of its own within the row, by which attention keeps them apart.
@@ -34,11 +34,6 @@ class Windows(NamedTuple):
     begin: Int[np.ndarray, " W"]
     end: Int[np.ndarray, " W"]
     fresh: Int[np.ndarray, " W"]
-
-
-def latest(offsets: Int[np.ndarray, " U+1"], *, length: int) -> Spans:
-    """The last `length` items of every user whose items begin at `offsets`."""
-    return Spans(np.maximum(offsets[:-1], offsets[1:] - length), offsets[1:])
 
 
 def windows(spans: Spans, *, length: int) -> Windows:
@@ -112,10 +107,17 @@ def lay(items: Items, spans: Spans, rows: Rows, *, length: int, count: int | Non
 class TrainingRows:
     """Batches of packed rows: a new order every epoch, a function of (seed, epoch) alone."""
 
-    def __init__(self, items: Items, spans: Spans, *, length: int, batch_size: int, epochs: int, seed: int):
-        """Args: batch_size counts rows of `length` places; the last batch of an epoch is filled with empty rows."""
-        self.items, self.windows = items, windows(spans, length=length)
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+    def __init__(
+        self, items: Items, spans: Spans, *, length: int, batch_size: int, epochs: int, seed: int, read_targets: bool = False
+    ):
+        """Args:
+        length: inputs of a window at most, and places of a row.
+        batch_size: rows; the last batch of an epoch is filled with empty ones.
+        read_targets: let a window's last target lie in the row behind its inputs, so that its codes can be read one
+          after the other; a row then has one place more.
+        """
+        self.items, self.windows, self.behind = items, windows(spans, length=length), int(read_targets)
+        self.length, self.batch_size, self.seed = length + self.behind, batch_size, seed
         self.steps_of = [-(-self._packed(epoch)[1].count // batch_size) for epoch in range(epochs)]
 
     @property
@@ -134,7 +136,7 @@ class TrainingRows:
 
     def _packed(self, epoch: int) -> tuple[Int[np.ndarray, " W"], Rows]:
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.windows.begin))
-        return order, pack((self.windows.end - self.windows.begin)[order], length=self.length)
+        return order, pack((self.windows.end - self.windows.begin)[order] + self.behind, length=self.length)
 
     def batches(self, *, start: int = 0, rows: Int[np.ndarray, " b"] | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Some rows, by default all, of the batches of items, segment, targets and weight, each (b, length), from step
@@ -150,13 +152,15 @@ class TrainingRows:
 
     def _epoch(self, epoch: int, count: int) -> dict[str, np.ndarray]:
         order, rows = self._packed(epoch)
-        spans = Spans(self.windows.begin[order], self.windows.end[order])
+        begin, end, fresh = (values[order] for values in self.windows)
+        spans = Spans(begin, end + self.behind)
         laid = lay(self.items, spans, rows, length=self.length, count=count)
-        real = laid["segment"] > 0
-        target = np.where(real, laid["source"] + 1, 0)
-        fresh = lay(np.repeat(self.windows.fresh[order], spans.lengths), _ends(spans), rows, length=self.length, count=count)
-        weight: Float[np.ndarray, "R L"] = (real & (target >= fresh["items"])).astype(np.float32)
-        targets = np.where(real, self.items[target], 0).astype(np.int32)
+        number = np.repeat(np.arange(len(order)), spans.lengths)
+        window = lay(number, _ends(spans), rows, length=self.length, count=count)["items"]
+        target = laid["source"] + 1
+        real = (laid["segment"] > 0) & (target <= end[window])
+        weight: Float[np.ndarray, "R L"] = (real & (target >= fresh[window])).astype(np.float32)
+        targets = np.where(real, self.items[np.where(real, target, 0)], 0).astype(np.int32)
         return {"items": laid["items"], "segment": laid["segment"], "targets": targets, "weight": weight}
 
 

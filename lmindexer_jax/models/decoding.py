@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lmindexer_jax.models.layers import Attention, attend, attend_folded, folding_pays
+from lmindexer_jax.models.layers import Attention, attend, attend_folded, folding_pays, mask_bias
 from lmindexer_jax.models.t5 import T5Decoder
 
 Pair = tuple[Array, Array]  # keys and values
@@ -77,7 +77,7 @@ def step(
         fresh = attention.key(normed), attention.value(normed)
         pair = tuple(jnp.concatenate([old, new[:, :, None]], axis=2) for old, new in zip(pair, fresh, strict=True))
         kept.append(pair)
-        hidden = hidden + attention.output(_attend_own(attention, attention.query(normed), *pair, bias=bias))
+        hidden = hidden + attention.output(attend_own(attention, attention.query(normed), pair, bias=bias))
         attention = layer.cross_attention
         query = attention.query(layer.cross_attention_norm(hidden))
         if cache.cross is None:
@@ -90,18 +90,35 @@ def step(
     return decoder.final_norm(hidden), cache._replace(own=tuple(kept))
 
 
-def _attend_own(
+def attend_own(
     attention: Attention,
     query: Float[Array, "B X Hd"],
-    key: Float[Array, "B X t Hd"],
-    value: Float[Array, "B X t Hd"],
+    own: Pair,
     *,
-    bias: Float[Array, "H t"],
+    bias: Float[Array, "H S+t"],
+    before: Pair | None = None,
+    mask: Bool[Array, "B S"] | None = None,
 ) -> Float[Array, "B X Hd"]:
-    """Attention of each continuation over its own few codes: sums of products, since matmuls this small do not pay."""
-    heads = (*key.shape[:-1], attention.heads, attention.head_dim)
-    products = query[:, :, None].astype(jnp.float32) * key.astype(jnp.float32)
-    scores = products.reshape(heads).sum(-1) + bias.T[None, None]
-    weights = jax.nn.softmax(scores, axis=2).astype(query.dtype)
-    mixed = (weights[..., None] * value.reshape(heads)).astype(jnp.float32).sum(2)
+    """Attention of each continuation over its own few codes, and over what all of a text have before them.
+
+    The own are sums of products, since matmuls this small do not pay.
+
+    Args:
+      own: keys and values (B, X, t, H d) of each continuation.
+      bias: of the S places before (0 where there are none) and the t own ones.
+      before: keys and values (B, S, H d) that the continuations of a text have in common.
+      mask: which of these are real.
+    """
+    key, value = (each.reshape(*each.shape[:-1], attention.heads, attention.head_dim) for each in own)
+    heads = query.reshape(*query.shape[:-1], attention.heads, attention.head_dim)
+    scores = (heads[:, :, None].astype(jnp.float32) * key.astype(jnp.float32)).sum(-1)
+    if before is not None:
+        common_key, common_value = (each.reshape(*each.shape[:-1], *heads.shape[2:]) for each in before)
+        common = jnp.einsum("bxhd,bshd->bxsh", heads, common_key, preferred_element_type=jnp.float32)
+        scores = jnp.concatenate([common + mask_bias(mask)[:, None, :, None], scores], axis=2)
+    weights = jax.nn.softmax(scores + bias.T[None, None], axis=2).astype(query.dtype)
+    places = scores.shape[2] - key.shape[2]
+    mixed = (weights[:, :, places:, :, None] * value).astype(jnp.float32).sum(2)
+    if before is not None:
+        mixed = mixed + jnp.einsum("bxsh,bshd->bxhd", weights[:, :, :places], common_value, preferred_element_type=jnp.float32)
     return mixed.reshape(query.shape).astype(query.dtype)

@@ -1,13 +1,16 @@
-"""Sequential recommendation: a causal transformer over the items of a history, and two heads on it.
+"""Sequential recommendation: a causal transformer over a history, and three heads on it.
 
-CODES generates the next item's semantic ID level by level (TIGER's task, Rajput et al., 2023; here the history is read
-item by item, not code by code, so that every place of a history is a training example in one pass). With h the state
-after the history, e_j the row of code c_j and v_k a vector of the level,
+CODES reads item by item and generates the next item's semantic ID level by level: every place of a history is a training
+example in one pass. With h the state after the history, e_j the row of code c_j and v_k a vector of the level,
 
     x_k = h + e_1 + ... + e_{k-1} + v_k        z_k = norm(x_k + feed-forward(norm(x_k)))
     log p(c_k | c_<k) = log-softmax of z_k . e over the codes that follow c_<k in the trie of valid IDs
 
 so the log-probabilities of an item's codes add up to log p(item), and those of all items are a distribution.
+
+FLATTENED reads the same history code by code, as TIGER does (Rajput et al., 2023, there with an encoder and a decoder):
+every code of every item is a token, the state at each predicts the one after it, z = norm(h), and p(c_k | c_<k) is as
+above. What the config names beside the codes is read with the last code of an item, when the item is known.
 
 ITEMS is SASRec (Kang and McAuley, 2018): one softmax over the vectors of all items, which the input shares.
 
@@ -17,16 +20,18 @@ the rows of its codes.
 
 import dataclasses
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
+from lmindexer_jax.models import causal
+from lmindexer_jax.models.causal import Block
+from lmindexer_jax.models.decoding import Pair, reorder
 from lmindexer_jax.models.layers import (
     MASKED,
-    Attention,
     Dropout,
     Embedding,
     FeedForward,
@@ -45,7 +50,8 @@ WORD = 32  # children kept in one word of a mask
 class Head(enum.StrEnum):
     """What is predicted."""
 
-    CODES = "codes"  # the next item's semantic ID, level by level
+    CODES = "codes"  # the next item's semantic ID, level by level, from the state after the items
+    FLATTENED = "flattened"  # the same as the next codes of a sequence of codes
     ITEMS = "items"  # the next item among all items
 
 
@@ -84,37 +90,6 @@ class Histories(NamedTuple):
     segment: Int[Array, "B L"]
 
 
-class Block(nn.Module):
-    """Self-attention and feed-forward, each of the normed stream and added to it."""
-
-    config: RecommenderConfig
-    dtype: jnp.dtype = jnp.float32
-
-    def setup(self) -> None:
-        config = self.config
-        head_dim = config.width // config.heads
-        self.attention_norm = LayerNorm(config.width, 1e-6, self.dtype)
-        self.attention = Attention(config.width, config.heads, head_dim, dropout_rate=config.dropout, dtype=self.dtype)
-        self.feed_forward_norm = LayerNorm(config.width, 1e-6, self.dtype)
-        self.feed_forward = FeedForward(
-            config.width, config.hidden, FeedForwardKind.RELU, config.dropout, use_bias=True, dtype=self.dtype
-        )
-        self.dropout = Dropout(config.dropout)
-
-    def __call__(
-        self,
-        stream: Float[Array, "B L D"],
-        bias: Float[Array, "1 H L L"],
-        mask: Bool[Array, "B 1 L L"],
-        *,
-        deterministic: bool,
-    ) -> Float[Array, "B L D"]:
-        attended = self.attention(self.attention_norm(stream), bias=bias, mask=mask, deterministic=deterministic)
-        stream = stream + self.dropout(attended, deterministic=deterministic)
-        changed = self.feed_forward(self.feed_forward_norm(stream), deterministic=deterministic)
-        return stream + self.dropout(changed, deterministic=deterministic)
-
-
 class Recommender(nn.Module):
     """All parts under one roof; its methods are reached through `RecommenderFunctions`."""
 
@@ -127,49 +102,73 @@ class Recommender(nn.Module):
 
     def setup(self) -> None:
         config, width = self.config, self.config.width
-        generates = self.head == Head.CODES
         if config.read_id:
             self.item = Embedding(self.items, width, STDDEV)
         if config.read_text:
             self.text = Projection(self.text_width, width, STDDEV)
-        if config.read_codes or generates:
+        if config.read_codes or self.head != Head.ITEMS:
             self.code = [Embedding(size, width, STDDEV) for size in self.codebook_sizes]
-        self.bias = RelativeBias(config.heads, bidirectional=False, max_distance=config.length, stddev=STDDEV)
-        self.block = [Block(config, self.dtype) for _ in range(config.layers)]
+        self.bias = RelativeBias(config.heads, bidirectional=False, max_distance=config.length * self.places, stddev=STDDEV)
+        shape = config.width, config.heads, config.hidden, config.dropout
+        self.block = [Block(*shape, self.dtype) for _ in range(config.layers)]
         self.dropout = Dropout(config.dropout)
         self.head_norm = LayerNorm(width, 1e-6, self.dtype)
-        if generates:
+        if self.head == Head.CODES:
             self.level = self.param("level", nn.initializers.normal(STDDEV), (len(self.codebook_sizes), width))
             self.mixer_norm = LayerNorm(width, 1e-6, self.dtype)
             self.mixer = FeedForward(
                 width, config.hidden, FeedForwardKind.RELU, config.dropout, use_bias=True, dtype=self.dtype
             )
 
+    @property
+    def places(self) -> int:
+        """Tokens that an item is read as."""
+        return len(self.codebook_sizes) if self.head == Head.FLATTENED else 1
+
     def read(self, items: Int[Array, "*B"], catalogue: Catalogue) -> Float[Array, "*B D"]:
         """One vector per item."""
+        codes = self.codes_of(items, catalogue) if self.config.read_codes else []
+        return sum([*self.beside_codes(items, catalogue), *codes])
+
+    def codes_of(self, items: Int[Array, "*B"], catalogue: Catalogue) -> list[Float[Array, "*B D"]]:
+        """The rows of the items' codes, level by level."""
+        codes = catalogue.codes[items]
+        return [table(codes[..., level]) for level, table in enumerate(self.code)]
+
+    def beside_codes(self, items: Int[Array, "*B"], catalogue: Catalogue) -> list[Float[Array, "*B D"]]:
+        """What else is read of the items."""
         parts = []
         if self.config.read_id:
             parts.append(self.item(items))
         if self.config.read_text:
             parts.append(self.text(catalogue.text[items].astype(jnp.float32)))
-        if self.config.read_codes:
-            codes = catalogue.codes[items]
-            parts += [table(codes[..., level]) for level, table in enumerate(self.code)]
-        return sum(parts)
+        return parts
+
+    def tokens(self, items: Int[Array, "B L"], catalogue: Catalogue) -> Float[Array, "B LP D"]:
+        """The sequence that the transformer reads: P tokens per item."""
+        if self.head != Head.FLATTENED:
+            return self.read(items, catalogue)
+        *codes, last = self.codes_of(items, catalogue)
+        rows = jnp.stack([*codes, sum([last, *self.beside_codes(items, catalogue)])], axis=2)
+        return rows.reshape(len(rows), -1, rows.shape[-1])
+
+    def run(self, histories: Histories, catalogue: Catalogue, *, deterministic: bool) -> tuple[Float[Array, "B LP D"], tuple[Pair, ...]]:
+        """States, keys and values at every token, which has seen its history up to and with itself, and nothing else."""
+        stream = self.dropout(self.tokens(histories.items, catalogue), deterministic=deterministic)
+        segment = jnp.repeat(histories.segment, self.places, axis=1)
+        return causal.run(self.block, self.bias, stream, segment, deterministic=deterministic)
 
     def states(
         self, histories: Histories, catalogue: Catalogue, *, deterministic: bool = True
-    ) -> Float[Array, "B L D"]:
-        """h at every place: it has seen the history up to and with that place's item, and nothing else."""
-        length = histories.items.shape[1]
-        stream = self.dropout(self.read(histories.items, catalogue), deterministic=deterministic)
-        same = histories.segment[:, :, None] == histories.segment[:, None, :]
-        past = jnp.tril(jnp.ones((length, length), bool))
-        mask = (same & past[None])[:, None]
-        bias = self.bias(length, length)
-        for block in self.block:
-            stream = block(stream, bias, mask, deterministic=deterministic)
-        return stream
+    ) -> Float[Array, "B L *P D"]:
+        """What predicts the next item at every place: h; of FLATTENED, h at each of the T tokens before its codes, of
+        which all but the first lie in the next place."""
+        stream, _ = self.run(histories, catalogue, deterministic=deterministic)
+        if self.head != Head.FLATTENED:
+            return stream
+        ahead = self.places - 1
+        shifted = jnp.pad(stream[:, ahead:], ((0, 0), (0, ahead), (0, 0)))
+        return shifted.reshape(*histories.items.shape, self.places, -1)
 
     def mix(self, inputs: Float[Array, "*B D"], *, deterministic: bool = True) -> Float[Array, "*B D"]:
         """z of x: what is compared with the rows of a level's codes."""
@@ -177,24 +176,43 @@ class Recommender(nn.Module):
         return self.head_norm(inputs + mixed)
 
     def levels(
-        self, states: Float[Array, "M D"], codes: Int[Array, "M T"], *, deterministic: bool = True
+        self, states: Float[Array, "M *P D"], codes: Int[Array, "M T"], *, deterministic: bool = True
     ) -> tuple[Float[Array, "M K"], ...]:
         """Logits over the codes of every level, given the codes before it (teacher forced); nothing is masked."""
-        rows = jnp.stack([table(codes[:, level]) for level, table in enumerate(self.code)], axis=1)
-        prefix = jnp.cumsum(rows, axis=1) - rows
-        mixed = self.mix(states[:, None] + prefix + self.level[None], deterministic=deterministic)
-        return tuple(matmul(mixed[:, level], table.embedding.T, dtype=self.dtype) for level, table in enumerate(self.code))
+        if self.head == Head.FLATTENED:
+            mixed = self.head_norm(states)  # each has read the codes before it
+        else:
+            rows = jnp.stack([table(codes[:, level]) for level, table in enumerate(self.code)], axis=1)
+            prefix = jnp.cumsum(rows, axis=1) - rows
+            mixed = self.mix(states[:, None] + prefix + self.level[None], deterministic=deterministic)
+        return tuple(self.score(mixed[:, level], level) for level in range(len(self.code)))
 
-    def next_level(
-        self, states: Float[Array, "*B D"], prefix: Float[Array, "*B D"], level: int
-    ) -> Float[Array, "*B K"]:
-        """Logits over the codes of one level, given the sum of the rows of the codes before it."""
-        mixed = self.mix(states + prefix + self.level[level].reshape((1,) * (states.ndim - 1) + (-1,)))
+    def score(self, mixed: Float[Array, "*B D"], level: int) -> Float[Array, "*B K"]:
+        """Logits over the codes of one level."""
         return matmul(mixed, self.code[level].embedding.T, dtype=self.dtype)
 
-    def rows(self, codes: Int[Array, "*B"], level: int) -> Float[Array, "*B D"]:
-        """The rows of some codes of one level."""
-        return self.code[level](codes)
+    def start_search(self, histories: Histories, catalogue: Catalogue) -> tuple[Float[Array, "U 1 D"], Any]:
+        """What a search after each history starts with; the histories end in the last column."""
+        stream, pairs = self.run(histories, catalogue, deterministic=True)
+        last = stream[:, -1:]
+        if self.head == Head.FLATTENED:
+            return last, causal.start(pairs, jnp.repeat(histories.segment > 0, self.places, axis=1))
+        return last, jnp.zeros_like(last)  # the sum of the rows of each prefix
+
+    def step(
+        self, memory: tuple[Float[Array, "U 1 D"], Any], codes: Int[Array, "U X t"], parents: Int[Array, "U X"]
+    ) -> tuple[Float[Array, "U X K"], tuple]:
+        """Logits of level t after the codes so far."""
+        (state, known), level = memory, codes.shape[-1]
+        if self.head == Head.FLATTENED:
+            mixed = state
+            if level:
+                mixed, known = causal.step(self.block, self.bias, known, self.code[level - 1](codes[..., -1]), parents)
+            return self.score(self.head_norm(mixed), level), (state, known)
+        if level:
+            known = reorder(known, parents) + self.code[level - 1](codes[..., -1])
+        mixed = self.mix(state + known + self.level[level][None, None])
+        return self.score(mixed, level), (state, known)
 
     def queries(self, states: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """What SASRec compares with the items' vectors."""
@@ -205,7 +223,7 @@ class Recommender(nn.Module):
         states = self.states(histories, catalogue)
         if self.head == Head.ITEMS:
             return (self.queries(states),)
-        flat = states.reshape(-1, states.shape[-1])
+        flat = states.reshape(-1, *states.shape[2:])
         return self.levels(flat, catalogue.codes[histories.items.reshape(-1)])
 
 
@@ -227,14 +245,15 @@ class RecommenderFunctions:
 
     def states(
         self, params: Params, histories: Histories, catalogue: Catalogue, *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "B L D"]:
-        """h at every place of the histories."""
+    ) -> Float[Array, "B L *P D"]:
+        """What predicts the next item at every place of the histories: (B, L, D); of FLATTENED, (B, L, T, D), to be used
+        only where the next item lies in the next place."""
         return self._apply("states", params, histories, catalogue, key=key)
 
     def log_likelihood(
         self,
         params: Params,
-        states: Float[Array, "M D"],
+        states: Float[Array, "M *P D"],
         targets: Int[Array, " M"],
         catalogue: Catalogue,
         *,
@@ -249,15 +268,15 @@ class RecommenderFunctions:
             out.append(jnp.take_along_axis(logs, codes[:, level, None], axis=-1)[:, 0])
         return jnp.stack(out, axis=-1)
 
-    def next_level(
-        self, params: Params, states: Float[Array, "*B D"], prefix: Float[Array, "*B D"], *, level: int
-    ) -> Float[Array, "*B K"]:
-        """Unmasked logits of one level after a prefix, given as the sum of its codes' rows."""
-        return self._apply("next_level", params, states, prefix, level)
+    def start_search(self, params: Params, histories: Histories, catalogue: Catalogue) -> tuple[Float[Array, "U 1 D"], Any]:
+        """The state after each history, and what else a search keeps; the histories end in the last column."""
+        return self._apply("start_search", params, histories, catalogue)
 
-    def rows(self, params: Params, codes: Int[Array, "*B"], *, level: int) -> Float[Array, "*B D"]:
-        """Rows of the codes of one level."""
-        return self._apply("rows", params, codes, level)
+    def step(
+        self, params: Params, memory: tuple, codes: Int[Array, "U X t"], parents: Int[Array, "U X"]
+    ) -> tuple[Float[Array, "U X K"], tuple]:
+        """The step function of `retrieval.beam`, once the parameters are given: unmasked logits after a prefix."""
+        return self._apply("step", params, memory, codes, parents)
 
     def queries(self, params: Params, states: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """SASRec: what is compared with `item_vectors`."""

@@ -32,7 +32,7 @@ class TrainingConfig:
     """How a recommender is trained."""
 
     epochs: int = 30
-    batch_size: int = 32  # rows of model.length places, filled with as many histories as they hold
+    batch_size: int = 32  # rows of model.length items, filled with as many histories as they hold
     optim: OptimConfig = dataclasses.field(
         default_factory=lambda: OptimConfig(learning_rate=2e-3, b2=0.98, weight_decay=0.05, warmup_share=0.05)
     )
@@ -42,14 +42,14 @@ class TrainingConfig:
 
 def make_objective(functions: RecommenderFunctions, config: TrainingConfig) -> Callable:
     """-log p(next item) at every counted place, as an objective for `make_step`; `memory` holds the catalogue."""
-    generates = functions.module.head == Head.CODES
+    generates = functions.module.head != Head.ITEMS
 
     def objective(params: Params, memory: dict, batch: dict[str, Array], key: PRNGKeyArray) -> tuple[Array, Outcome]:
         catalogue = memory["catalogue"]
         body_key, head_key = jax.random.split(key)
         histories = Histories(batch["items"], batch["segment"])
         states = functions.states(params, histories, catalogue, key=body_key)
-        states = states.reshape(-1, states.shape[-1])
+        states = states.reshape(-1, *states.shape[2:])
         targets, weight = batch["targets"].reshape(-1), batch["weight"].reshape(-1)
         if generates:
             logs = functions.log_likelihood(params, states, targets, catalogue, key=head_key)

@@ -58,28 +58,39 @@ def save(
     home = workdir / HOME
     (home / VECTORS).mkdir(parents=True, exist_ok=True)
     (home / META).unlink(missing_ok=True)
-    module = functions.module
     tokenizer.save(home / "tokenizer")
     save_tree(home / "params", params)
-    tries.save(of_table(table, counters=room(module.sizes)), home / "trie", table=table)
+    tries.save(of_table(table, counters=room(functions.module.sizes)), home / "trie", table=table)
     for old in (home / VECTORS).iterdir():
         old.unlink()
     if vectors is not None:
         _save_vectors(home, 0, vectors)
-    family = next(name for name, kind in FAMILIES.items() if isinstance(module.language_model, kind))
-    meta = {
+    meta = described(functions) | {
         "format": FORMAT,
-        "family": family,
-        "language_model": dataclasses.asdict(module.language_model),
-        "config": dataclasses.asdict(module.config),
-        "sizes": module.sizes,
-        "precision": np.dtype(module.dtype).name,
         "query_length": query_length,
         "model": table.manifest.model_hash,
         "table": table.digest,
     }
     with replacing(home / META) as path:
         path.write_text(json.dumps(meta, indent=1))
+
+
+def described(functions: RetrieverFunctions) -> dict[str, object]:
+    """A retriever's shape, for JSON."""
+    module = functions.module
+    return {
+        "family": next(name for name, kind in FAMILIES.items() if isinstance(module.language_model, kind)),
+        "language_model": dataclasses.asdict(module.language_model),
+        "config": dataclasses.asdict(module.config),
+        "sizes": module.sizes,
+        "precision": np.dtype(module.dtype).name,
+    }
+
+
+def functions_of(meta: dict) -> RetrieverFunctions:
+    """The retriever that was `described`; raises ValueError, KeyError or TypeError where it was not."""
+    model = FAMILIES[meta["family"]](**meta["language_model"])
+    return RetrieverFunctions(Retriever(RetrieverConfig(**meta["config"]), model, tuple(meta["sizes"]), jnp.dtype(meta["precision"])))
 
 
 def load(workdir: pathlib.Path, table: IdTable) -> Kept:
@@ -126,9 +137,7 @@ def _read_meta(workdir: pathlib.Path) -> tuple[RetrieverFunctions, dict]:
         meta = json.loads(path.read_text())
         if meta["format"] != FORMAT:
             raise UserError(f"{path}: format {meta['format']}, but this version reads {FORMAT}; {again}")
-        model = FAMILIES[meta["family"]](**meta["language_model"])
-        module = Retriever(RetrieverConfig(**meta["config"]), model, tuple(meta["sizes"]), jnp.dtype(meta["precision"]))
-        return RetrieverFunctions(module), {name: meta[name] for name in ("model", "query_length")}
+        return functions_of(meta), {name: meta[name] for name in ("model", "query_length")}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); {again}") from None
 

@@ -5,7 +5,7 @@ from collections.abc import Sized
 import numpy as np
 from jaxtyping import Int
 
-from lmindexer_jax.retrieval.topk import Ranked, top_k
+from lmindexer_jax.retrieval.topk import Ranked, top_k, without
 
 
 class Popularity:
@@ -19,3 +19,11 @@ class Popularity:
         """The k most popular documents, once for each query, whatever it is."""
         best = top_k(self.scores[None], k)
         return Ranked(*(np.repeat(array, len(queries), axis=0) for array in best))
+
+    def rank(
+        self, items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"], *, count: int, exclude_seen: bool
+    ) -> Ranked:
+        """The same after histories, as `Recommender.rank` gives it."""
+        longest = int(np.diff(offsets).max()) if exclude_seen else 0
+        best = self.search(range(len(offsets) - 1), k=count + longest)
+        return without(best, items, offsets, k=count) if exclude_seen else best

@@ -1,34 +1,22 @@
 """From the state after a history to ranked items: down the tree of IDs, or by the vectors of all items."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lmindexer_jax.models.decoding import reorder
 from lmindexer_jax.models.recommender import Catalogue, Params, RecommenderFunctions
 from lmindexer_jax.retrieval import beam, exact
-from lmindexer_jax.retrieval.beam import BeamConfig, Step
+from lmindexer_jax.retrieval.beam import BeamConfig
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
-
-
-def make_step(functions: RecommenderFunctions, params: Params) -> Step:
-    """The head of codes as the searches see it. The cache is (states (U, 1, D), sum of the rows of each prefix)."""
-
-    def step(cache: tuple, codes: Int[Array, "U X t"], parents: Int[Array, "U X"]) -> tuple[Array, tuple]:
-        states, prefix = cache
-        level = codes.shape[-1]
-        if level:
-            prefix = reorder(prefix, parents) + functions.rows(params, codes[..., -1], level=level - 1)
-        return functions.next_level(params, states, prefix, level=level), (states, prefix)
-
-    return step
 
 
 def by_codes(
     functions: RecommenderFunctions,
     params: Params,
-    states: Float[Array, "U D"],
+    memory: tuple,
     trie: Trie,
     *,
     beams: int,
@@ -38,18 +26,18 @@ def by_codes(
     """Items by generating their IDs; compiled by its caller.
 
     Args:
+      memory: of the histories, as `functions.start_search` gives it.
       beams: prefixes kept at every level, and items returned.
       seen: items that each user must not get, -1 for none.
       every_id: score all IDs in place of a beam; the work grows with users x prefixes.
     """
-    cache = (states[:, None], jnp.zeros_like(states)[:, None])
     search = exact.search if every_id else beam.search
     found = search(
-        make_step(functions, params),
-        cache,
+        functools.partial(functions.step, params),
+        memory,
         trie,
         config=BeamConfig(beams=beams),
-        present=jnp.ones(len(states), bool),
+        present=jnp.ones(len(memory[0]), bool),
         seen=seen,
     )
     return Ranked(found.documents, found.log_probs)

@@ -11,13 +11,11 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmindexer_jax.data.packing import latest, lay, pack
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import load_array
 from lmindexer_jax.indexing import id_table
@@ -31,25 +29,19 @@ from lmindexer_jax.models.recommender import (
     RecommenderFunctions,
 )
 from lmindexer_jax.models.recommender import Recommender as Module
+from lmindexer_jax.retrieval import text_recommender
 from lmindexer_jax.retrieval.build import build
 from lmindexer_jax.retrieval.catalogue import full_codes, make_catalogue
 from lmindexer_jax.retrieval.rank_items import by_codes, by_vectors
+from lmindexer_jax.retrieval.recommendation import Names, Recommendation, histories_of, in_batches
+from lmindexer_jax.retrieval.text_recommender import TextRecommender
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 MANIFEST = "recommender.json"
-ROWS = 64  # packed rows that are read at a time
 USERS = 256  # histories that are ranked for at a time
 EXACT_USERS = 16  # and where every ID is scored
-
-
-class Recommendation(NamedTuple):
-    """One item: its document id, its semantic ID as text, and its log-probability in nats."""
-
-    document: str
-    semantic_id: str
-    log_prob: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,22 +85,7 @@ class Recommender:
         Raises:
           UserError: a document that is not in the catalogue, or an empty history.
         """
-        single = bool(histories) and isinstance(histories[0], str)
-        lists = [histories] if single else list(histories)
-        rows = [self._rows(history) for history in lists]
-        if not rows:
-            return []
-        offsets = np.r_[0, np.cumsum([len(row) for row in rows])]
-        ranked = self.rank(np.concatenate(rows), offsets, count=k, exclude_seen=exclude_seen)
-        out = [
-            [
-                Recommendation(self.table.ids[int(item)].as_py(), self._texts[int(item)].as_py(), float(score))
-                for item, score in zip(items, scores, strict=True)
-                if item >= 0
-            ]
-            for items, scores in zip(ranked.rows, ranked.scores, strict=True)
-        ]
-        return out[0] if single else out
+        return self._names.recommend(self.rank, histories, k, exclude_seen=exclude_seen)
 
     def rank(
         self,
@@ -131,36 +108,17 @@ class Recommender:
         Returns:
           host arrays (U, count).
         """
-        states, lengths = self.states(items, offsets), np.diff(offsets)
-        out = Ranked(np.full((len(lengths), count), -1), np.full((len(lengths), count), -np.inf, np.float32))
-        order = np.argsort(lengths, kind="stable")  # short histories do not pay for what long ones have seen
-        size = min(EXACT_USERS if every_id else USERS, _room(len(order)))
-        for first in range(0, len(order), size):
-            users = order[first : first + size]
-            padded = np.resize(users, size)
-            seen = histories_of(items, offsets, padded) if exclude_seen else None
-            known = self.params, states[padded], self.catalogue, self.trie, seen
-            found = make_rank(self.functions, self.beams)(*known, count=count, every_id=every_id)
-            for array, values in zip(out, found, strict=True):
-                values = np.asarray(values)[: len(users), :count]
-                array[users, : values.shape[1]] = values
-        return out
-
-    def states(self, items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"]) -> Float[np.ndarray, "U D"]:
-        """The model's state after each history."""
         length = self.functions.module.config.length
-        spans = latest(offsets, length=length)
-        rows = pack(spans.lengths, length=length)
-        size = min(ROWS, 1 << (rows.count - 1).bit_length())
-        laid = lay(items, spans, rows, length=length, count=-(-rows.count // size) * size)
-        last = rows.column + spans.lengths - 1
-        out = np.empty((len(spans.end), self.functions.module.config.width), np.float32)
-        for first in range(0, rows.count, size):
-            part = Histories(laid["items"][first : first + size], laid["segment"][first : first + size])
-            states = np.asarray(make_states(self.functions)(self.params, part, self.catalogue))
-            here = np.flatnonzero((rows.row >= first) & (rows.row < first + size))
-            out[here] = states[rows.row[here] - first, last[here]]
-        return out
+        read, best = make_read(self.functions), make_rank(self.functions, self.beams)
+
+        def rank(users: Int[np.ndarray, " B"]) -> Ranked:
+            seen = histories_of(items, offsets, users)
+            latest = seen[:, -length:]
+            memory = read(self.params, Histories(np.maximum(latest, 0), (latest >= 0).astype(np.int32)), self.catalogue)
+            known = self.params, memory, self.catalogue, self.trie, seen if exclude_seen else None
+            return best(*known, count=count, every_id=every_id)
+
+        return in_batches(rank, np.diff(offsets), count=count, size=EXACT_USERS if every_id else USERS)
 
     def save(self, folder: pathlib.Path) -> None:
         """Write everything that `load` needs; the manifest last."""
@@ -180,13 +138,15 @@ class Recommender:
         (folder / MANIFEST).write_text(json.dumps(content, indent=1))
 
     @classmethod
-    def load(cls, workdir: str | pathlib.Path) -> "Recommender":
+    def load(cls, workdir: str | pathlib.Path) -> "Recommender | TextRecommender":
         """The recommender of a finished run of `lmindexer_jax.recommend`.
 
         Raises:
           UserError: no finished run there, or damaged files.
         """
         folder = pathlib.Path(workdir) / "recommender"
+        if (folder / text_recommender.MANIFEST).is_file():
+            return TextRecommender.load(folder)
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError(f"{path}: no such file; a finished run writes it, so let `lmindexer_jax.recommend` finish first")
@@ -204,39 +164,27 @@ class Recommender:
         params = jax.device_put(load_tree(folder / "params"))
         return make(config, head, table, text, params=params, beams=beams)
 
-    def _rows(self, history: Sequence[str]) -> Int[np.ndarray, " n"]:
-        if not len(history):
-            raise UserError("an empty history; give at least one item, or recommend what is popular")
-        missing = next((document for document in history if document not in self._row_of), None)
-        if missing is not None:
-            raise UserError(f"item {missing!r} is not in the catalogue of {len(self):,} items")
-        return np.asarray([self._row_of[document] for document in history])
-
     @functools.cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {document: row for row, document in enumerate(self.table.ids.to_pylist())}
-
-    @functools.cached_property
-    def _texts(self):
-        return self.table.texts
+    def _names(self) -> Names:
+        return Names(self.table)
 
 
 @functools.cache
-def make_states(functions: RecommenderFunctions) -> Callable:
-    """Compiled `(params, histories, catalogue) -> states`."""
-    return jax.jit(functions.states)
+def make_read(functions: RecommenderFunctions) -> Callable:
+    """Compiled `(params, histories, catalogue) -> memory`."""
+    return jax.jit(functions.start_search)
 
 
 @functools.cache
 def make_rank(functions: RecommenderFunctions, beams: int) -> Callable:
-    """Compiled `(params, states, catalogue, trie, seen, count=..., every_id=...) -> Ranked`; a beam keeps `beams` prefixes
+    """Compiled `(params, memory, catalogue, trie, seen, count=..., every_id=...) -> Ranked`; a beam keeps `beams` prefixes
     or `count`, if that is more."""
 
     @functools.partial(jax.jit, static_argnames=("count", "every_id"))
-    def rank(params, states, catalogue, trie, seen, *, count: int, every_id: bool) -> Ranked:
+    def rank(params, memory, catalogue, trie, seen, *, count: int, every_id: bool) -> Ranked:
         if functions.module.head == Head.ITEMS:
-            return by_vectors(functions, params, states, catalogue, count=count, seen=seen)
-        return by_codes(functions, params, states, trie, beams=max(beams, count), seen=seen, every_id=every_id)
+            return by_vectors(functions, params, memory[0][:, 0], catalogue, count=count, seen=seen)
+        return by_codes(functions, params, memory, trie, beams=max(beams, count), seen=seen, every_id=every_id)
 
     return rank
 
@@ -264,18 +212,3 @@ def make(
     functions = RecommenderFunctions(Module(config, head, len(table), sizes, width))
     trie = jax.device_put(build(codes, sizes))
     return Recommender(functions, params or {}, catalogue, trie, table, beams)
-
-
-def histories_of(
-    items: Int[np.ndarray, " M"], offsets: Int[np.ndarray, " U+1"], users: Int[np.ndarray, " B"]
-) -> Int[np.ndarray, "B S"]:
-    """The whole histories of some users side by side, -1 behind their ends; S is one of a few sizes."""
-    begin, lengths = offsets[users], np.diff(offsets)[users]
-    place = np.arange(_room(int(lengths.max())))[None, :]
-    inside = place < lengths[:, None]
-    return np.where(inside, items[np.minimum(begin[:, None] + place, len(items) - 1)], -1).astype(np.int32)
-
-
-def _room(count: int) -> int:
-    """The next power of four, so that a few sizes alone are compiled."""
-    return 4 ** max(1, -(-(count - 1).bit_length() // 2))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmindexer_jax.data.packing import Spans, TrainingRows, latest, lay, pack, windows
+from lmindexer_jax.data.packing import Spans, TrainingRows, lay, pack, windows
 
 LENGTH = 8
 
@@ -48,10 +48,12 @@ def test_packed_stretches_do_not_touch(lengths):
         assert taken.any(1).all(), "no row is empty"
 
 
-@pytest.fixture(scope="module")
-def rows():
+@pytest.fixture(scope="module", params=[False, True], ids=["targets apart", "targets read"])
+def rows(request):
     lengths = np.random.default_rng(0).integers(1, 30, 50)
-    return TrainingRows(np.arange(lengths.sum()), spans_of(lengths), length=LENGTH, batch_size=4, epochs=3, seed=1)
+    return TrainingRows(
+        np.arange(lengths.sum()), spans_of(lengths), length=LENGTH, batch_size=4, epochs=3, seed=1, read_targets=request.param
+    )
 
 
 def test_an_epoch_counts_every_target_once(rows):
@@ -62,9 +64,17 @@ def test_an_epoch_counts_every_target_once(rows):
     assert len(targets) == rows.targets == len(set(targets.tolist()))
     for batch in batches:
         real = batch["segment"] > 0
-        np.testing.assert_array_equal(batch["targets"][real], batch["items"][real] + 1)
         assert (batch["weight"][~real] == 0).all()
-        assert batch["items"].shape == (4, LENGTH)
+        assert batch["items"].shape == (4, LENGTH + rows.behind)
+        counted = batch["weight"] > 0
+        np.testing.assert_array_equal(batch["targets"][counted], batch["items"][counted] + 1)
+        if rows.behind:
+            ahead = {name: np.roll(batch[name], -1, axis=1)[counted] for name in ("items", "segment")}
+            np.testing.assert_array_equal(ahead["items"], batch["targets"][counted])
+            np.testing.assert_array_equal(ahead["segment"], batch["segment"][counted])
+            assert not counted[:, -1].any()
+        else:
+            np.testing.assert_array_equal(batch["targets"][real], batch["items"][real] + 1)
 
 
 def test_a_resumed_epoch_goes_on_where_it_was(rows):
@@ -79,9 +89,3 @@ def test_epochs_differ(rows):
     ends = rows.epoch_ends()
     batches = list(rows.batches())
     assert not np.array_equal(batches[0]["items"], batches[ends[0]]["items"])
-
-
-def test_the_latest_items():
-    spans = latest(np.array([0, 2, 12]), length=4)
-    np.testing.assert_array_equal(spans.begin, [0, 8])
-    np.testing.assert_array_equal(spans.end, [2, 12])

@@ -1,6 +1,7 @@
 """Whole runs of the recommender: they learn a planted pattern, resume to the bit, and answer only what may be answered."""
 
 import concurrent.futures
+import dataclasses
 import itertools
 import json
 
@@ -13,9 +14,9 @@ from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.models.recommender import Head, RecommenderConfig
-from lmindexer_jax.next_item import Method, RecommendConfig, execute
+from lmindexer_jax.next_item import Method, RecommendConfig, check, execute
 from lmindexer_jax.retrieval.fit import item_loss
-from lmindexer_jax.retrieval.recommender import Recommender, make
+from lmindexer_jax.retrieval.recommender import Recommender, histories_of, make
 from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.training.optim import paths
 
@@ -47,10 +48,8 @@ def following(item: int, steps: int = 1) -> int:
 
 def config(home, method: Method) -> RecommendConfig:
     out = RecommendConfig(str(home / "ids"), str(home / "users.tsv"), str(home / "text.npy"), method, exact_users=16)
-    generates = method == Method.GENERATIVE
-    out.model = RecommenderConfig(
-        read_text=generates, read_codes=generates, width=16, layers=1, heads=2, hidden=16, dropout=0.1, length=8
-    )
+    read = {"read_id": method != Method.FLATTENED, "read_text": method == Method.GENERATIVE, "read_codes": method != Method.SASREC}
+    out.model = RecommenderConfig(**read, width=16, layers=1, heads=2, hidden=16, dropout=0.1, length=8)
     out.training.epochs, out.training.batch_size, out.training.validate_every = 16, 16, 8
     out.training.optim.learning_rate = 2e-2
     return out
@@ -62,8 +61,10 @@ def finished(home):
     return home / "generative"
 
 
-def test_a_pattern_is_learned_by_generating_ids(finished):
-    summary = json.loads((finished / "summary.json").read_text())
+@pytest.mark.parametrize("method", [Method.GENERATIVE, Method.FLATTENED])
+def test_a_pattern_is_learned_by_generating_ids(home, finished, method):
+    summary = execute(config(home, method), home / method, console=QUIET)
+    finished = home / method
     assert summary["test"]["history kept"]["items"]["recall@5"] > 0.95
     assert summary["beam"] == {"users": 16, "same_first": 1.0, "same_10": 1.0}, "30 beams over 20 prefixes miss nothing"
     lines = (finished / "test-history-kept.run").read_text().splitlines()
@@ -159,7 +160,7 @@ def test_two_lines_to_a_recommendation(finished):
     assert -0.5 < best[0].log_prob < 0 and best[0].log_prob > best[1].log_prob > best[2].log_prob
 
 
-@pytest.mark.parametrize("method", ["generative", pytest.param("sasrec", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["generative", "flattened", pytest.param("sasrec", marks=pytest.mark.slow)])
 def test_only_items_that_exist_and_were_not_seen(home, finished, method):
     if not (home / method / "summary.json").exists():
         execute(config(home, method), home / method, console=QUIET)
@@ -176,6 +177,28 @@ def test_only_items_that_exist_and_were_not_seen(home, finished, method):
     assert all({each.document for each in found} == names for found in kept)
     total = np.exp([[each.log_prob for each in found] for found in kept]).sum(1)
     np.testing.assert_allclose(total, 1.0, atol=1e-4)
+
+
+def test_a_wide_beam_is_the_whole_catalogue(home):
+    """For histories longer than what is read too."""
+    if not (home / Method.FLATTENED / "summary.json").exists():
+        execute(config(home, Method.FLATTENED), home / Method.FLATTENED, console=QUIET)
+    recommender = dataclasses.replace(Recommender.load(home / Method.FLATTENED), beams=ITEMS)
+    rng = np.random.default_rng(2)
+    lengths = rng.integers(1, 20, 20)
+    offsets = np.r_[0, np.cumsum(lengths)]
+    items = rng.integers(0, ITEMS, offsets[-1])
+    for exclude in (False, True):
+        beam, every = (recommender.rank(items, offsets, count=10, exclude_seen=exclude, every_id=exact) for exact in (False, True))
+        np.testing.assert_array_equal(beam.rows, every.rows)
+        np.testing.assert_allclose(beam.scores, every.scores, atol=1e-4)
+
+
+def test_histories_end_in_the_last_column():
+    found = histories_of(np.arange(12), np.array([0, 2, 7, 12]), np.array([2, 0]))
+    assert found.shape == (2, 16)
+    np.testing.assert_array_equal(found[:, -6:], [[-1, 7, 8, 9, 10, 11], [-1, -1, -1, -1, 0, 1]])
+    assert (found[:, :-6] == -1).all()
 
 
 def test_one_history_is_answered_alike_alone_in_a_batch_and_from_many_threads(finished):
@@ -211,3 +234,5 @@ def test_bad_input_is_one_line(home, finished, tmp_path):
     refused(lambda c: setattr(c, "embeddings", ""), "give --config.embeddings")
     refused(lambda c: setattr(c, "embeddings", str(tmp_path / "no.npy")), "no such file")
     refused(lambda c: setattr(c.model, "heads", 3), "does not divide")
+    with pytest.raises(UserError, match="set model.read_codes"):
+        check(RecommendConfig("i", "u", method=Method.FLATTENED, model=RecommenderConfig(read_codes=False)))
