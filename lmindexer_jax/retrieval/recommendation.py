@@ -1,6 +1,5 @@
 """What all recommenders have in common: named histories in, named items out, and ranking in batches of like histories."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
