@@ -7,7 +7,12 @@ Variants, each also with -tiny:
     only_reconstruction    neither contrast nor commitment (the variant without a name)
     no_commitment          from position 2 on nothing keeps the earlier codes. Expected: prefix drift
 
-Expected of reconstruction alone: as `no_contrast.py`, and prefix drift from position 2 on. Not measured yet.
+Expected of reconstruction alone: as `no_contrast.py`, and prefix drift from position 2 on.
+
+Seen (configs/ablate.py: python_docs in small, two seeds; the whole recipe: gain of c1 .29 nats, perplexity 31, AMI .24):
+without commitment 53 % of the documents would get another first code by the final parameters, with it 17 %. Reconstruction
+alone: a gain of .43 at perplexity 35 with one seed, posterior collapse with the other (.23 at perplexity 10), and a drift
+of .58 and .90.
 """
 
 from lmindexer_jax.config import Config

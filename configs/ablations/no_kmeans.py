@@ -4,6 +4,9 @@
 
 Expected: *posterior collapse*. What all documents have in common decides the largest products, so a few rows take most
 documents, and rows that are never chosen learn little.
+
+Seen (configs/ablate.py: python_docs in small, two seeds; the whole recipe: gain of c1 .29 nats, perplexity 31, AMI .24):
+posterior collapse, named by the detector: a gain of .04 (p = .06) at perplexity 8, AMI .13 (p = .01).
 """
 
 from lmindexer_jax.config import Config

@@ -4,6 +4,9 @@
         --workdir runs/no_progression
 
 Expected: *posterior collapse*, sooner than with `no_kmeans.py`: the document vectors had no stage in which to grow apart.
+
+Seen (configs/ablate.py: python_docs in small, two seeds; the whole recipe: gain of c1 .29 nats, perplexity 31, AMI .24):
+posterior collapse, named by the detector: no gain (p = .02) at perplexity 6, AMI .12 (p = .007).
 """
 
 from lmindexer_jax.config import Config

@@ -5,6 +5,10 @@
 
 Expected: documents are told apart, but by anything. Where a text's topic is not what differs most between texts, codes are
 in even use and *meaningless*; where it is, they inform. A reconstructor that no loss has trained is not judged.
+
+Seen (configs/ablate.py: python_docs in small, two seeds; the whole recipe: gain of c1 .29 nats, perplexity 31, AMI .24):
+gains of .25 and .31 at perplexity 31 and 41: of documentation, the topic is what differs most. Meaningless codes are seen
+where it is not (tests/collapses.py; docs/figures/collapse.svg).
 """
 
 from lmindexer_jax.config import Config
