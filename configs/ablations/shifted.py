@@ -8,6 +8,10 @@
 Learns on the disease names of ICD-10-CM; the documentation of Python packages is coded by that model and compared with
 codes that were learned on it. Expected: few codes are used, since most rows stand where no function's text is, and what they
 say of the words is a part of what codes of one's own say.
+
+Seen (one seed; 64 tokens of a docstring): a gain of c1 of .03 nats in place of .84, perplexity 46 of 256 in place of 214,
+AMI .09 in place of .47: codes do not travel between texts as far apart as these, so learn them on texts of the kind that
+they are for.
 """
 
 from lmindexer_jax.config import Config
