@@ -5,7 +5,7 @@
 Expected: what a stronger reconstructor guesses from hints the codes need not hold, so they say less.
 
 Seen (configs/ablate.py: python_docs in small, two seeds; the whole recipe: gain of c1 .29 nats, perplexity 31, AMI .24): a
-gain of .27, perplexity 35, AMI .22; a little less (p = .002 of the gain), at three times the cost.
+gain of .27, perplexity 35, AMI .22; a little less (p = .002 of the gain).
 """
 
 from lmindexer_jax.config import Config

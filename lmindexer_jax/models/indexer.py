@@ -110,23 +110,9 @@ class Indexer(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "B P+1 D"]:
         """h_1..h_{P+1} given the first P codes (teacher forced); see the module's docstring."""
+        positions = codes.shape[1] + 1
         if self.config.product:
-            first = None if centres is None else centres[:, :1]
-            vector = self.successive(encoded, tokens, mask, codes[:, :0], first, deterministic=deterministic)
-            return vector * blocks(vector.shape[-1], len(self.config.codebook_sizes))[None, : codes.shape[1] + 1]
-        return self.successive(encoded, tokens, mask, codes, centres, deterministic=deterministic)
-
-    def successive(
-        self,
-        encoded: Float[Array, "B L D"],
-        tokens: Int[Array, "B L"],
-        mask: Bool[Array, "B L"],
-        codes: Int[Array, "B P"],
-        centres: Float[Array, "B P+1 D"] | None,
-        *,
-        deterministic: bool = True,
-    ) -> Float[Array, "B P+1 D"]:
-        """The same where every position follows from the codes before it."""
+            codes, centres = codes[:, :0], None if centres is None else centres[:, :1]
         batch, width = encoded.shape[0], encoded.shape[-1]
         if isinstance(self.language_model, T5Config):
             start = self.shared.embedding[self.language_model.decoder_start_token_id]
@@ -136,16 +122,18 @@ class Indexer(nn.Module):
         read += [self.codebooks[t][codes[:, t]] for t in range(codes.shape[1])]
         hidden = self.decoder(jnp.stack(read, axis=1), encoded, mask, deterministic=deterministic)
         hidden = hidden.astype(jnp.float32)
-        if self.config.pooled_weight == 0:
-            return hidden
-        pooled = pool(encoded, mask)
-        if self.config.lexical_weight > 0:
-            pooled = pooled + self.config.lexical_weight * self.word_vectors(tokens, mask)
-        rest = pooled[:, None] - centres
-        weight = [self.config.pooled_weight] + [self.config.residual_weight] * codes.shape[1]
-        return rest * jnp.asarray(weight)[None, :, None] + (hidden.reshape(-1, width) @ self.output).reshape(
-            hidden.shape
-        )
+        vectors = hidden
+        if self.config.pooled_weight > 0:
+            pooled = pool(encoded, mask)
+            if self.config.lexical_weight > 0:
+                pooled = pooled + self.config.lexical_weight * self.word_vectors(tokens, mask)
+            rest = pooled[:, None] - centres
+            weight = [self.config.pooled_weight] + [self.config.residual_weight] * codes.shape[1]
+            moved = (hidden.reshape(-1, width) @ self.output).reshape(hidden.shape)
+            vectors = rest * jnp.asarray(weight)[None, :, None] + moved
+        if self.config.product:
+            vectors = vectors * blocks(width, len(self.config.codebook_sizes))[None, :positions]
+        return vectors
 
     def reconstruct(
         self,
