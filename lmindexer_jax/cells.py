@@ -12,7 +12,7 @@ import os
 import pathlib
 import threading
 
-from lmindexer_jax.config import BakeoffConfig, Config, flatten, refuse_change
+from lmindexer_jax.config import BakeoffConfig, Config, defaults, flatten, refuse_change
 from lmindexer_jax.console import Console, run_main
 from lmindexer_jax.data.noise import NoiseConfig
 from lmindexer_jax.errors import UserError
@@ -70,7 +70,8 @@ def cells_of(config: BakeoffConfig, workdir: pathlib.Path) -> list[Cell]:
         old = read_run(cell.workdir)
         if old:
             bound = {name: value for name, value in old["settings"].items() if name not in CONTENT}
-            refuse_change(bound, flatten(cell.config), workdir=str(cell.workdir))
+            known = defaults(cell.config.indexer_kind)
+            refuse_change(bound, flatten(cell.config), defaults=known, workdir=str(cell.workdir))
     return cells
 
 

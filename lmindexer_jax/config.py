@@ -87,18 +87,26 @@ def flatten(config: Config) -> dict[str, object]:
     return {name: value for name, value in flat.items() if not name.startswith((*FREE, unread))}
 
 
+def defaults(kind: IndexerKind) -> dict[str, object]:
+    """The settings of a run of this kind of which nothing was said."""
+    return flatten(Config(indexer_kind=kind))
+
+
 def fingerprint(settings: dict[str, object]) -> str:
     """Hash of what determines the result."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def refuse_change(old: dict[str, object], new: dict[str, object], *, workdir: str) -> None:
+def refuse_change(old: dict[str, object], new: dict[str, object], *, defaults: dict[str, object], workdir: str) -> None:
     """One line that names what differs between a workdir's run and the one asked for.
+
+    Args:
+      defaults: of the settings; one that is younger than the run has this value in it.
 
     Raises:
       UserError: anything differs.
     """
-    new = json.loads(json.dumps(new))
+    old, new = json.loads(json.dumps((defaults | old, new)))
     changed = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
     if changed:
         name = sorted(changed)[0]

@@ -98,7 +98,9 @@ def execute(config: RecommendConfig, workdir: pathlib.Path, *, console: Console)
         text = open_embeddings(config, table, console=console)
     known = describe(config, table, splits["test"], text, reader)
     if old := read_run(workdir):
-        settings.refuse_change(old["settings"], known, workdir=str(workdir))
+        defaults = flatten(RecommendConfig(method=config.method))
+        settings.refuse_change(old["settings"], known, defaults=defaults, workdir=str(workdir))
+        known = old["settings"]
     else:
         bind(workdir, settings=known, precision="float32", config=config)
     if (workdir / "summary.json").exists():
@@ -199,6 +201,13 @@ def open_embeddings(config: RecommendConfig, table: IdTable, *, console: Console
     return start_vectors(prepared.functions, prepared.params, prepared.inputs, console=console)
 
 
+def flatten(config: RecommendConfig) -> dict[str, object]:
+    """Settings by dotted name, without the free ones and those that this method does not read."""
+    flat = {name.replace("/", "."): value for name, value in paths(dataclasses.asdict(config)).items()}
+    unread = UNREAD_OF_TEXT if config.method == Method.TEXT else ("reader.",)
+    return {name: value for name, value in flat.items() if not name.startswith((*FREE, *unread))}
+
+
 def describe(
     config: RecommendConfig,
     table: IdTable,
@@ -207,9 +216,7 @@ def describe(
     reader: TextRecommender | None,
 ) -> dict[str, object]:
     """What determines the result, by name: settings, and the content of what the run reads."""
-    flat = {name.replace("/", "."): value for name, value in paths(dataclasses.asdict(config)).items()}
-    unread = UNREAD_OF_TEXT if config.method == Method.TEXT else ("reader.",)
-    flat = {name: value for name, value in flat.items() if not name.startswith((*FREE, *unread))}
+    flat = flatten(config)
     contents = {
         "IDs": (table.full_ids, np.asarray(table.ids.to_pylist())),
         "interactions": (test.items, test.offsets),

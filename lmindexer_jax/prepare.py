@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmindexer_jax import __version__
-from lmindexer_jax.config import Config, Precision, fingerprint, flatten, refuse_change
+from lmindexer_jax.config import Config, Precision, defaults, fingerprint, flatten, refuse_change
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.embeddings import content_hash
@@ -22,7 +22,7 @@ from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.assign import start_vectors
 from lmindexer_jax.indexing.centres import whole_corpus
 from lmindexer_jax.indexing.encode import encode_corpus
-from lmindexer_jax.indexing.estimate import matmul_rate
+from lmindexer_jax.indexing.estimate import gain_of_bfloat16
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.recipe import Order, Stage, plan
 from lmindexer_jax.indexing.two_stage import ENCODER, IndexerKind, TwoStage, code_sizes
@@ -35,6 +35,8 @@ from lmindexer_jax.models.t5 import T5Config
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import save_tree
 from lmindexer_jax.training.sharding import make_mesh
+
+WORTH_BFLOAT16 = 1.4  # times the speed of float32
 
 
 @dataclasses.dataclass
@@ -87,7 +89,8 @@ def open_texts(config: Config, workdir: pathlib.Path, *, console: Console) -> Te
         settings["vectors content"] = content_hash(pathlib.Path(config.two_stage.vectors.path).expanduser())
     hosts.agree(fingerprint(settings), what="settings or documents")
     if old:
-        refuse_change(old["settings"], settings, workdir=str(workdir))
+        refuse_change(old["settings"], settings, defaults=defaults(config.indexer_kind), workdir=str(workdir))
+        settings = old["settings"]
     return Texts(corpus, preset, tokenizer, store, precision, settings)
 
 
@@ -253,8 +256,7 @@ def resolve_precision(asked: Precision) -> Precision:
     """Settle AUTO by measuring matmuls of both types on this machine."""
     if asked != Precision.AUTO:
         return asked
-    gains = matmul_rate(jnp.bfloat16) > 1.4 * matmul_rate(jnp.float32)
-    return Precision.BFLOAT16 if gains else Precision.FLOAT32
+    return Precision.BFLOAT16 if gain_of_bfloat16() > WORTH_BFLOAT16 else Precision.FLOAT32
 
 
 def read_run(workdir: pathlib.Path) -> dict | None:

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from lmindexer_jax.cells import cells_of, settings
-from lmindexer_jax.config import BakeoffConfig, Config
+from lmindexer_jax.config import BakeoffConfig, Config, defaults, refuse_change
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.flags import load
 from lmindexer_jax.indexing.recipe import StageKind, plan
@@ -112,3 +112,14 @@ def test_random_codebooks_leave_kmeans_out():
     config.recipe.later.rounds = 2
     with pytest.raises(UserError, match="recipe.later.codebook_start"):
         plan(config.recipe, positions=2, documents=10, reconstructor=config.indexer.reconstructor.kind)
+
+
+def test_a_setting_younger_than_a_run_has_its_default_there():
+    """What was added to the settings since does not part a user from his run; to ask for it does."""
+    known = defaults(IndexerKind.LEARNED)
+    old = {name: value for name, value in known.items() if name != "indexer.product"}
+    refuse_change(old, known, defaults=known, workdir="w")
+    with pytest.raises(UserError, match="w holds a run with indexer.product=False, now it is True"):
+        refuse_change(old, known | {"indexer.product": True}, defaults=known, workdir="w")
+    with pytest.raises(UserError, match="seed=1, now it is 0"):
+        refuse_change(old | {"seed": 1}, known, defaults=known, workdir="w")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from lmindexer_jax.indexing.runner import Run, batches
 
 SHARE_OF_PEAK = 0.5  # what training steps reach of the matmul rate, so far
 KMEANS_PASSES = 30
+SIDE, PAIRS = 1024, 9  # of the matmuls that are timed
 
 
 def estimate(run: Run) -> list[PlannedStage]:
@@ -99,12 +101,26 @@ def pass_minutes(run: Run, stage: Stage, rate: float) -> float:
 
 def matmul_rate(dtype: jnp.dtype) -> float:
     """FLOP/s of a square matmul on this machine, median of five."""
-    x = jnp.ones((1024, 1024), dtype)
+    product = _square_matmul(dtype)
+    return 2 * SIDE**3 / float(np.median([product() for _ in range(5)]))
+
+
+def gain_of_bfloat16() -> float:
+    """How many times faster a matmul is in bfloat16 than in float32: median over pairs of one of each, which whatever
+    else runs on the machine slows alike."""
+    exact, short = _square_matmul(jnp.float32), _square_matmul(jnp.bfloat16)
+    return float(np.median([exact() / short() for _ in range(PAIRS)]))
+
+
+def _square_matmul(dtype: jnp.dtype) -> Callable[[], float]:
+    """The seconds that one compiled matmul takes, at every call."""
+    x = jnp.ones((SIDE, SIDE), dtype)
     product = jax.jit(lambda x: x @ x)
     product(x).block_until_ready()
-    seconds = []
-    for _ in range(5):
+
+    def seconds() -> float:
         started = time.perf_counter()
         product(x).block_until_ready()
-        seconds.append(time.perf_counter() - started)
-    return 2 * 1024**3 / float(np.median(seconds))
+        return time.perf_counter() - started
+
+    return seconds

@@ -12,7 +12,9 @@ FLATTENED reads the same history code by code, as TIGER does (Rajput et al., 202
 every code of every item is a token, the state at each predicts the one after it, z = norm(h), and p(c_k | c_<k) is as
 above. What the config names beside the codes is read with the last code of an item, when the item is known.
 
-ITEMS is SASRec (Kang and McAuley, 2018): one softmax over the vectors of all items, which the input shares.
+ITEMS is SASRec (Kang and McAuley, 2018): one softmax over the vectors of all items, which the input shares. With `dense`,
+the other two learn the same softmax beside their own from the same state, norm(h) . vector, and what their IDs lead to is
+ordered by the sum of the two scores (as in LIGER, Yang et al., 2024).
 
 An item is read as the sum of what the config names: an embedding of its own, a linear map of its text's embedding, and
 the rows of its codes.
@@ -68,6 +70,7 @@ class RecommenderConfig:
     hidden: int = 256  # of the feed-forward networks
     dropout: float = 0.2
     length: int = 50  # latest items of a history that are read
+    dense: bool = False  # where IDs are generated: compare the items' vectors too, and order by both
 
 
 class Catalogue(NamedTuple):
@@ -113,6 +116,8 @@ class Recommender(nn.Module):
         self.block = [Block(*shape, self.dtype) for _ in range(config.layers)]
         self.dropout = Dropout(config.dropout)
         self.head_norm = LayerNorm(width, 1e-6, self.dtype)
+        if self.config.dense and self.head != Head.ITEMS:
+            self.query_norm = LayerNorm(width, 1e-6, self.dtype)
         if self.head == Head.CODES:
             self.level = self.param("level", nn.initializers.normal(STDDEV), (len(self.codebook_sizes), width))
             self.mixer_norm = LayerNorm(width, 1e-6, self.dtype)
@@ -215,8 +220,8 @@ class Recommender(nn.Module):
         return self.score(mixed, level), (state, known)
 
     def queries(self, states: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """What SASRec compares with the items' vectors."""
-        return self.head_norm(states)
+        """What is compared with the items' vectors."""
+        return self.head_norm(states) if self.head == Head.ITEMS else self.query_norm(states)
 
     def __call__(self, histories: Histories, catalogue: Catalogue) -> tuple[Array, ...]:
         """Touch every parameter once (initialisation)."""
@@ -224,7 +229,8 @@ class Recommender(nn.Module):
         if self.head == Head.ITEMS:
             return (self.queries(states),)
         flat = states.reshape(-1, *states.shape[2:])
-        return self.levels(flat, catalogue.codes[histories.items.reshape(-1)])
+        compared = (self.queries(states),) if self.config.dense else ()
+        return *self.levels(flat, catalogue.codes[histories.items.reshape(-1)]), *compared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -279,11 +285,11 @@ class RecommenderFunctions:
         return self._apply("step", params, memory, codes, parents)
 
     def queries(self, params: Params, states: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """SASRec: what is compared with `item_vectors`."""
+        """What is compared with `item_vectors`, by SASRec or beside the generation of IDs."""
         return self._apply("queries", params, states)
 
     def item_vectors(self, params: Params, items: Int[Array, "*B"], catalogue: Catalogue) -> Float[Array, "*B D"]:
-        """The vectors by which items are read, and compared in SASRec."""
+        """The vectors by which items are read, and compared."""
         return self._apply("read", params, items, catalogue)
 
 

@@ -36,13 +36,15 @@ class TrainingConfig:
     optim: OptimConfig = dataclasses.field(
         default_factory=lambda: OptimConfig(learning_rate=2e-3, b2=0.98, weight_decay=0.05, warmup_share=0.05)
     )
-    negatives: int = 0  # items that SASRec's loss compares with, drawn for each batch; 0: all items
+    negatives: int = 0  # items that the targets are compared with, by SASRec or a dense model, drawn for each batch; 0: all items
     validate_every: int = 10  # epochs between two looks at the validation items
 
 
 def make_objective(functions: RecommenderFunctions, config: TrainingConfig) -> Callable:
-    """-log p(next item) at every counted place, as an objective for `make_step`; `memory` holds the catalogue."""
-    generates = functions.module.head != Head.ITEMS
+    """-log p(next item) at every counted place, as an objective for `make_step`; `memory` holds the catalogue. A model that
+    generates and compares learns both, at equal weight."""
+    module = functions.module
+    generates, compares = module.head != Head.ITEMS, module.head == Head.ITEMS or module.config.dense
 
     def objective(params: Params, memory: dict, batch: dict[str, Array], key: PRNGKeyArray) -> tuple[Array, Outcome]:
         catalogue = memory["catalogue"]
@@ -51,14 +53,18 @@ def make_objective(functions: RecommenderFunctions, config: TrainingConfig) -> C
         states = functions.states(params, histories, catalogue, key=body_key)
         states = states.reshape(-1, *states.shape[2:])
         targets, weight = batch["targets"].reshape(-1), batch["weight"].reshape(-1)
+        loss, parts = 0.0, {}
         if generates:
             logs = functions.log_likelihood(params, states, targets, catalogue, key=head_key)
-            levels = {f"level_{k + 1}": mean((-logs[:, k], weight)) for k in range(logs.shape[1])}
-            loss = mean((-logs.sum(-1), weight))
-        else:
-            values = item_loss(functions, params, states, targets, catalogue, negatives=config.negatives, key=head_key)
-            levels, loss = {}, mean((values, weight))
-        return loss, Outcome({"loss": loss, **levels}, memory, {})
+            parts |= {f"level_{k + 1}": mean((-logs[:, k], weight)) for k in range(logs.shape[1])}
+            loss += mean((-logs.sum(-1), weight))
+        if compares:
+            first = states[:, 0] if states.ndim == 3 else states
+            drawn_key = jax.random.fold_in(head_key, 1) if generates else head_key
+            values = item_loss(functions, params, first, targets, catalogue, negatives=config.negatives, key=drawn_key)
+            parts |= {"items": mean((values, weight))} if generates else {}
+            loss += mean((values, weight))
+        return loss, Outcome({"loss": loss, **parts}, memory, {})
 
     return objective
 

@@ -1,4 +1,4 @@
-"""From the state after a history to ranked items: down the tree of IDs, or by the vectors of all items."""
+"""From the state after a history to ranked items: down the tree of IDs, by the vectors of all items, or both in turn."""
 
 import functools
 
@@ -41,6 +41,23 @@ def by_codes(
         seen=seen,
     )
     return Ranked(found.documents, found.log_probs)
+
+
+def by_both(
+    functions: RecommenderFunctions, params: Params, memory: tuple, catalogue: Catalogue, found: Ranked
+) -> Ranked:
+    """What generated IDs lead to, ordered by log p(ID) + the likeness of state and item; compiled by its caller.
+
+    Returns:
+      the same items; their scores are log-probabilities among the found.
+    """
+    vectors = functions.item_vectors(params, jnp.maximum(found.rows, 0), catalogue)
+    queries = functions.queries(params, memory[0][:, 0])
+    scores = found.scores + jnp.einsum("ud,uxd->ux", queries, vectors).astype(jnp.float32)
+    real = found.rows >= 0
+    scores = jnp.where(real, jax.nn.log_softmax(scores, axis=-1, where=real), -jnp.inf)
+    order = jnp.argsort(-scores, axis=-1, stable=True)
+    return Ranked(*(jnp.take_along_axis(array, order, axis=-1) for array in (found.rows, scores)))
 
 
 def by_vectors(

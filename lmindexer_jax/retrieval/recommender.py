@@ -32,7 +32,7 @@ from lmindexer_jax.models.recommender import Recommender as Module
 from lmindexer_jax.retrieval import text_recommender
 from lmindexer_jax.retrieval.build import build
 from lmindexer_jax.retrieval.catalogue import full_codes, make_catalogue
-from lmindexer_jax.retrieval.rank_items import by_codes, by_vectors
+from lmindexer_jax.retrieval.rank_items import by_both, by_codes, by_vectors
 from lmindexer_jax.retrieval.recommendation import Names, Recommendation, histories_of, in_batches
 from lmindexer_jax.retrieval.text_recommender import TextRecommender
 from lmindexer_jax.retrieval.topk import Ranked
@@ -103,7 +103,7 @@ class Recommender:
           offsets: where each history begins; none is empty.
           count: items wanted for each.
           exclude_seen: leave out what is in the history.
-          every_id: score all IDs in place of a beam; for the head of codes.
+          every_id: score all IDs in place of a beam; where IDs are generated.
 
         Returns:
           host arrays (U, count).
@@ -184,7 +184,8 @@ def make_rank(functions: RecommenderFunctions, beams: int) -> Callable:
     def rank(params, memory, catalogue, trie, seen, *, count: int, every_id: bool) -> Ranked:
         if functions.module.head == Head.ITEMS:
             return by_vectors(functions, params, memory[0][:, 0], catalogue, count=count, seen=seen)
-        return by_codes(functions, params, memory, trie, beams=max(beams, count), seen=seen, every_id=every_id)
+        found = by_codes(functions, params, memory, trie, beams=max(beams, count), seen=seen, every_id=every_id)
+        return by_both(functions, params, memory, catalogue, found) if functions.module.config.dense else found
 
     return rank
 

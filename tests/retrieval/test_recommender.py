@@ -13,7 +13,7 @@ import pytest
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_table
-from lmindexer_jax.models.recommender import Head, RecommenderConfig
+from lmindexer_jax.models.recommender import Head, Histories, RecommenderConfig
 from lmindexer_jax.next_item import Method, RecommendConfig, check, execute
 from lmindexer_jax.retrieval.fit import item_loss
 from lmindexer_jax.retrieval.recommender import Recommender, histories_of, make
@@ -69,6 +69,32 @@ def test_a_pattern_is_learned_by_generating_ids(home, finished, method):
     assert summary["beam"] == {"users": 16, "same_first": 1.0, "same_10": 1.0}, "30 beams over 20 prefixes miss nothing"
     lines = (finished / "test-history-kept.run").read_text().splitlines()
     assert len(lines) == 200 * 10
+
+
+def test_what_ids_lead_to_is_ordered_by_vectors_too(home):
+    """The scores are those that the two heads give apart, and the order is that of their sum."""
+    dense = config(home, Method.GENERATIVE)
+    dense.model.dense = True
+    summary = execute(dense, home / "dense", console=QUIET)
+    assert summary["test"]["history kept"]["items"]["recall@5"] > 0.95
+    both = Recommender.load(home / "dense")
+    module = dataclasses.replace(both.functions.module, config=dataclasses.replace(dense.model, dense=False))
+    by_id = dataclasses.replace(both, functions=dataclasses.replace(both.functions, module=module))
+    items, offsets = np.array([3, 16, 29, 7, 20]), np.array([0, 3, 5])
+    count = 30  # as many as there are beams
+    found, kept = (one.rank(items, offsets, count=count, exclude_seen=True) for one in (both, by_id))
+    for user in range(2):
+        history = items[offsets[user] : offsets[user + 1]]
+        read = Histories(jnp.asarray(history)[None], jnp.ones((1, len(history)), jnp.int32))
+        query = both.functions.queries(both.params, both.functions.states(both.params, read, both.catalogue)[0, -1])
+        vectors = both.functions.item_vectors(both.params, kept.rows[user], both.catalogue)
+        wanted = kept.scores[user] + np.asarray(vectors @ query)
+        wanted -= np.log(np.exp(wanted - wanted.max()).sum()) + wanted.max()
+        order = np.argsort(-wanted)
+        np.testing.assert_array_equal(found.rows[user], kept.rows[user][order])
+        np.testing.assert_allclose(found.scores[user], wanted[order], atol=1e-4)
+        assert not np.array_equal(found.rows[user], kept.rows[user])
+        assert not set(found.rows[user]) & set(history)
 
 
 def test_a_pattern_is_learned_by_sasrec_and_popularity_is_the_floor(home):
