@@ -94,7 +94,7 @@ def trained(
         reader.functions,
         reader.params,
         reader.trie,
-        Examples(store, users.items[targets], full_codes(reader.table)[0]),
+        Examples(store, users.items[targets], full_codes(reader.table)[0], by_length=True),
         config=FinetuneConfig(
             config.epochs, config.batch_size, reader.length, language_model=1.0, gist=False, optim=config.optim
         ),

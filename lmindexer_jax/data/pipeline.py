@@ -4,12 +4,15 @@ The order is a function of (seed, step) alone, so a training run resumes at any 
 same global batch and reads its own rows of it: the result does not depend on how many processes share the work.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 from jaxtyping import Bool, Int
+
+WINDOW = 32  # batches among which documents are put together by length
 
 Fetch = Callable[[Int[np.ndarray, " B"], Int[np.ndarray, " b"], np.random.Generator], dict[str, np.ndarray]]
 
@@ -27,6 +30,7 @@ def training_batches(
     seed: int,
     steps: int,
     rows: Int[np.ndarray, " b"] | None = None,
+    lengths: Int[np.ndarray, " N"] | None = None,
 ) -> grain.MapDataset:
     """Shuffled batches: element `step` is `fetch(indices, rows, rng)` of that step.
 
@@ -38,13 +42,26 @@ def training_batches(
       seed: of the order; stages pass different seeds.
       steps: length of the data set.
       rows: of each batch that this process reads; all by default.
+      lengths: of the documents, where short ones are not to pay for long ones: what `WINDOW` batches would draw is dealt
+        out to them by length, and the batches come in random order.
     """
     rows = np.arange(batch_size) if rows is None else rows
     order = grain.MapDataset.range(documents).shuffle(seed=seed).repeat()
 
+    def draw(first: int, count: int) -> Int[np.ndarray, " n"]:
+        return np.fromiter((order[i] for i in range(first, first + count)), np.int64, count)
+
+    @functools.lru_cache(maxsize=2)
+    def by_length(window: int) -> Int[np.ndarray, "W B"]:
+        drawn = draw(window * WINDOW * batch_size, WINDOW * batch_size)
+        drawn = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(WINDOW, batch_size)
+        return np.random.default_rng((seed, window, 1)).permutation(drawn)
+
     def load(step: int) -> dict[str, np.ndarray]:
-        first = step * batch_size
-        indices = np.fromiter((order[i] for i in range(first, first + batch_size)), np.int64, batch_size)
+        if lengths is None:
+            indices = draw(step * batch_size, batch_size)
+        else:
+            indices = by_length(step // WINDOW)[step % WINDOW]
         return fetch(indices, rows, np.random.default_rng((seed, step, 0)))
 
     return grain.MapDataset.range(steps).map(load)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lmindexer_jax.console import Console
-from lmindexer_jax.data.pipeline import training_batches
+from lmindexer_jax.data.pipeline import length_buckets, training_batches
 from lmindexer_jax.data.tokens import TokenStore
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.encode import Encoded, padded
@@ -116,6 +116,7 @@ class Examples:
       ids: its whole ID, by document; -1 behind the end of a shorter one.
       encoded: of the texts, where the encoder is frozen: `states` (B, L, D) and `pooled` (B, D) take the tokens' place.
       vectors: of the documents, unit length, where gists are compared with them: `vectors` (B, D) and `rows` (B,).
+      by_length: whether a batch has texts of like length, and is padded to one of a few lengths L; else to the longest of all.
     """
 
     store: TokenStore
@@ -123,9 +124,10 @@ class Examples:
     ids: Int[np.ndarray, "N T"]
     encoded: Encoded | None = None
     vectors: Float[np.ndarray, "N D"] | None = None
+    by_length: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", int(-(-self.store.lengths.max() // 8) * 8))
+        object.__setattr__(self, "buckets", length_buckets(int(self.store.lengths.max())))
         object.__setattr__(self, "offsets", np.r_[0, np.cumsum(self.store.lengths, dtype=np.int64)])
 
     def __len__(self) -> int:
@@ -136,9 +138,11 @@ class Examples:
         self, indices: Int[np.ndarray, " B"], rows: Int[np.ndarray, " b"], _: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The arrays of some rows of a batch."""
+        longest = self.store.lengths[indices].max() if self.by_length else self.buckets[-1]
+        length = self.buckets[np.searchsorted(self.buckets, longest)]
         indices = indices[rows]
         documents = self.rows[indices]
-        tokens, mask = self.store.batch(indices, length=self.length)
+        tokens, mask = self.store.batch(indices, length=length)
         batch = {"mask": mask, "codes": self.ids[documents]}
         if self.encoded is None:
             batch["tokens"] = tokens
@@ -195,7 +199,7 @@ def finetune(
     order = int(jax.random.randint(order_key, (), 0, 2**31 - 1))
     data = training_batches(
         examples.fetch, documents=len(examples), batch_size=config.batch_size, seed=order, steps=steps,
-        rows=own_rows(config.batch_size, mesh),
+        rows=own_rows(config.batch_size, mesh), lengths=examples.store.lengths if examples.by_length else None,
     )  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as opened:

@@ -3,7 +3,7 @@
 import grain
 import numpy as np
 
-from lmindexer_jax.data.pipeline import inference_batches, length_buckets, steps_per_epoch, training_batches
+from lmindexer_jax.data.pipeline import WINDOW, inference_batches, length_buckets, steps_per_epoch, training_batches
 
 
 def drawn(**kwargs):
@@ -17,6 +17,21 @@ def test_an_epoch_sees_every_document_once():
     second = np.concatenate([b["i"] for b in batches[12:]])
     assert sorted(first) == sorted(second) == list(range(96))
     assert first.tolist() != second.tolist()
+
+
+def test_batches_of_like_length_hold_what_would_have_been_drawn():
+    lengths = np.random.default_rng(0).integers(1, 100, 1000)
+    how = dict(documents=1000, batch_size=8, seed=5, steps=2 * WINDOW)
+    plain, sorted_ = ([each["i"] for each in drawn(**how, lengths=given)] for given in (None, lengths))
+    for first in (0, WINDOW):
+        one, other = (np.concatenate(batches[first : first + WINDOW]) for batches in (plain, sorted_))
+        assert sorted(one) == sorted(other)
+    spread = [np.mean([np.ptp(lengths[batch]) for batch in batches]) for batches in (plain, sorted_)]
+    assert spread[1] < spread[0] / 5
+    means = [lengths[batch].mean() for batch in sorted_[:WINDOW]]
+    assert abs(np.corrcoef(means, np.arange(WINDOW))[0, 1]) < 0.5, "in random order"
+    data = training_batches(lambda indices, rows, rng: {"i": indices}, **how, lengths=lengths)
+    np.testing.assert_array_equal(data[WINDOW + 3]["i"], sorted_[WINDOW + 3], err_msg="a step knows nothing of those before")
 
 
 def test_processes_share_the_batch_of_one_process():

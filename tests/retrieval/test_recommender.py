@@ -153,18 +153,21 @@ class Mortal(Console):
         return count, close
 
 
-def test_killed_and_started_again_ends_alike(home, finished):
-    other = config(home, Method.GENERATIVE)
+@pytest.mark.parametrize("method", [Method.GENERATIVE, Method.FLATTENED])
+def test_killed_and_started_again_ends_alike(home, method):
+    finished, killed = home / method, home / f"{method}-killed"
+    execute(config(home, method), finished, console=QUIET)
+    other = config(home, method)
     other.checkpoint_seconds = 0.0
     deaths = 0
     for lives in itertools.chain((7, 40), itertools.repeat(10**6)):
         try:
-            execute(other, home / "killed", console=Mortal(lives))
+            execute(other, killed, console=Mortal(lives))
             break
         except Killed:
             deaths += 1
     assert deaths == 2
-    one, two = (paths(load_tree(folder / "recommender" / "params")) for folder in (finished, home / "killed"))
+    one, two = (paths(load_tree(folder / "recommender" / "params")) for folder in (finished, killed))
     assert one.keys() == two.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], two[name])
@@ -173,7 +176,7 @@ def test_killed_and_started_again_ends_alike(home, finished):
             {name: value for name, value in json.loads(line).items() if name not in ("time", "seconds")}
             for line in (folder / "metrics.jsonl").read_text().splitlines()
         ]
-        for folder in (finished, home / "killed")
+        for folder in (finished, killed)
     ]
     assert journals[0] == journals[1]
 
