@@ -53,13 +53,19 @@ def one():
     return jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
 
 
+def gaps(tree, other):
+    """How far the leaves of two trees are apart, as a share of the largest number of each."""
+    found = {}
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(other), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        found[jax.tree_util.keystr(path)] = np.max(np.abs(a - b), initial=0.0) / max(1.0, np.max(np.abs(a), initial=0.0))
+    return found
+
+
 def close(tree, other, tolerance=1e-6):
     """Equal to a share of the largest number of each leaf."""
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    for (path, a), b in zip(named, jax.tree.leaves(other), strict=True):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        gap = np.max(np.abs(a - b), initial=0.0) / max(1.0, np.max(np.abs(a), initial=0.0))
-        assert gap <= tolerance, (jax.tree_util.keystr(path), gap)
+    far = {name: gap for name, gap in gaps(tree, other).items() if gap > tolerance}
+    assert not far, far
 
 
 @functools.cache
@@ -75,24 +81,32 @@ def home(tmp_path_factory):
     return home
 
 
-def run_on(name, home, mesh):
-    """A run that stands before its first stage, its codes made up."""
+def run_on(name, home, mesh, nudge=None):
+    """A run that stands before its first stage, its codes made up; its parameters are its own, since steps take them over.
+    With a nudge half of them have another last bit."""
     config, ready = prepared(name, home)
+    rng = np.random.default_rng(nudge)
+
+    def own(leaf):
+        leaf = np.array(leaf)
+        return leaf if nudge is None else np.where(rng.random(leaf.shape) < 0.5, np.nextafter(leaf, np.float32(np.inf)), leaf)
+
+    params = place(jax.tree.map(own, ready.params), mesh)
     ready.inputs.codes[:] = np.random.default_rng(0).integers(0, 4, ready.inputs.codes.shape)
     return Run(
-        home / name, ready.functions, config.recipe, ready.stages, ready.inputs, place(ready.params, mesh), mesh, 0, QUIET,
+        home / name, ready.functions, config.recipe, ready.stages, ready.inputs, params, mesh, 0, QUIET,
         lambda moment: {}, 60.0, "",
     )  # fmt: skip
 
 
 @functools.cache
-def alone(name, stage_name, home):
-    return stepped(name, stage_name, home, one())
+def alone(name, stage_name, home, nudge=None):
+    return stepped(name, stage_name, home, one(), nudge)
 
 
-def stepped(name, stage_name, home, mesh):
+def stepped(name, stage_name, home, mesh, nudge=None):
     """Moments after the first step of a stage, which are its gradients, and the metrics of the first two."""
-    run = run_on(name, home, mesh)
+    run = run_on(name, home, mesh, nudge)
     stage = next(stage for stage in run.stages if stage.name == stage_name)
     run = standing_in(run, stage)
     state, optimiser, rules = start(run, stage)
@@ -113,7 +127,14 @@ def stepped(name, stage_name, home, mesh):
 @on_meshes
 @pytest.mark.parametrize("name, stage", [(name, stage) for name in STAGES for stage in STAGES[name]])
 def test_training_steps(name, stage, config, home):
-    close(alone(name, stage, home), stepped(name, stage, home, make_mesh(config)))
+    """To 1e-6, or twice what other last bits of the parameters change on one device: a unit of a ReLU that stands at zero
+    moves the norm of all gradients by more."""
+    lonely, tolerance = alone(name, stage, home), 1e-6
+    found = gaps(lonely, stepped(name, stage, home, make_mesh(config)))
+    if max(found.values()) > tolerance:
+        nudged = [gaps(lonely, alone(name, stage, home, nudge)) for nudge in range(4)]
+        tolerance = 2 * max(gap for each in nudged for gap in each.values())
+    assert max(found.values()) <= tolerance, {leaf: gap for leaf, gap in found.items() if gap > tolerance}
 
 
 def test_negatives_are_those_of_the_global_batch():
@@ -195,7 +216,7 @@ def test_retriever_step_and_beam_search():
         present = put_batch(np.ones(16, bool), mesh)
         found.append(jax.device_get(generate(moved, replicate(trie, mesh), placed["tokens"], placed["mask"], present)[0]))
         state = place(State(moved, optimiser.init(split(params, rules)[0]), {}, jnp.zeros((), jnp.int32)), mesh)
-        objective = retrieval_objective(functions, jax.device_get(trie))
+        objective = retrieval_objective(functions, jax.device_put(trie))
         step = make_step(objective, optimiser, rules, layout=tree_shardings(state, mesh))
         state, metrics = step(state, placed, jax.random.key(0))
         stepped.append(jax.device_get((state.moments, metrics)))
