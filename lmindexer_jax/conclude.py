@@ -209,6 +209,7 @@ def write_plan(config: Config, run: Ended, *, summary: dict) -> None:
             "estimated_seconds": None if plan.minutes is None else 60 * plan.minutes,
             "seconds": run.spent.get(stage.name),
             "peak_memory_mb": plan.memory_mb,
+            "flops": plan.flops,
         }
         for stage, plan in zip(run.stages, run.planned, strict=True)
     ]

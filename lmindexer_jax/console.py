@@ -39,12 +39,13 @@ class Mode(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class PlannedStage:
-    """One line of the plan: a stage, its optimiser steps, estimated minutes and memory in MB (None: not known yet)."""
+    """One line of the plan: a stage, its optimiser steps, estimated minutes, memory in MB and FLOPs (None: not known yet)."""
 
     name: str
     steps: int
     minutes: float | None = None
     memory_mb: float | None = None
+    flops: float | None = None
 
 
 class Console:

@@ -81,9 +81,7 @@ def open_texts(config: Config, workdir: pathlib.Path, *, console: Console) -> Te
         tokenizer = open_tokenizer(config, preset, corpus, workdir)
         store = open_tokens(corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache)
         old = read_run(workdir)
-    choices = list(Precision)
-    asked = Precision(old["precision"]) if old else resolve_precision(config.precision)
-    precision = str(choices[int(hosts.of_first(choices.index(asked)))])
+    precision = hosts.said_by_first(str(Precision(old["precision"]) if old else resolve_precision(config.precision)))
     settings = flatten(config) | {"corpus content": corpus.hash, "tokens": store.hash}
     if config.indexer_kind != IndexerKind.LEARNED and config.two_stage.vectors.path:
         settings["vectors content"] = content_hash(pathlib.Path(config.two_stage.vectors.path).expanduser())

@@ -14,7 +14,7 @@ from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.estimate import estimate, matmul_rate
 from lmindexer_jax.indexing.runner import Run, walk
 from lmindexer_jax.indexing.two_stage import IndexerKind
-from lmindexer_jax.prepare import prepare, prepare_two_stage
+from lmindexer_jax.prepare import Prepared, prepare, prepare_two_stage
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.sharding import make_mesh, place
 
@@ -37,10 +37,23 @@ def execute(config: Config, workdir: pathlib.Path, *, console: Console) -> None:
 def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended:
     """The method itself: the language model learns the codes."""
     prepared = prepare(config, workdir, console=console)
+    run = run_of(config, workdir, prepared, console=console)
+    sizes = tuple(config.indexer.codebook_sizes)
+    planned = estimate(run)
+    console.plan(f"{len(prepared.corpus):,} documents, {len(sizes)} positions", planned)
+    walk(run)
+    assigners = Assigners(workdir / "assigners")
+    last = assigners.learned_codes(len(sizes) - 1)
+    model = assigners.model_hash(len(sizes))
+    return Ended(workdir, prepared.corpus, prepared.inputs, sizes, last, model, run.stages, planned, run.spent)
+
+
+def run_of(config: Config, workdir: pathlib.Path, prepared: Prepared, *, console: Console) -> Run:
+    """What is walked stage by stage, on the devices."""
     labels = labels_of(prepared.corpus)
     observe = make_observer(prepared.functions, prepared.inputs, labels=labels, seed=config.seed, console=console)
     mesh = make_mesh(config.mesh)
-    run = Run(
+    return Run(
         workdir=workdir,
         functions=prepared.functions,
         recipe=config.recipe,
@@ -54,14 +67,6 @@ def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended
         checkpoint_seconds=config.checkpoint_seconds,
         fingerprint=prepared.fingerprint,
     )
-    sizes = tuple(config.indexer.codebook_sizes)
-    planned = estimate(run)
-    console.plan(f"{len(prepared.corpus):,} documents, {len(sizes)} positions", planned)
-    walk(run)
-    assigners = Assigners(workdir / "assigners")
-    last = assigners.learned_codes(len(sizes) - 1)
-    model = assigners.model_hash(len(sizes))
-    return Ended(workdir, prepared.corpus, prepared.inputs, sizes, last, model, run.stages, planned, run.spent)
 
 
 def clustered(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended:

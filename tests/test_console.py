@@ -91,7 +91,7 @@ def test_json_is_one_object_a_line():
     events = [json.loads(line) for line in spoken(Mode.JSON, everything).splitlines()]
     assert [event["event"] for event in events] == ["plan", "note", "start", "end", "table", "success"]
     plan, _, start, end, table, _ = events
-    assert plan["stages"][1] == {"name": "position 1", "steps": 3400, "minutes": 10.0, "memory_mb": 3072.0}
+    assert plan["stages"][1] == {"name": "position 1", "steps": 3400, "minutes": 10.0, "memory_mb": 3072.0, "flops": None}
     assert start["done"] == 0 and start["total"] == 10
     assert end["done"] == 3 and end["loss"] == 0.25
     assert table["rows"] == [{"position": 1, "perplexity": 201.5}, {"position": 2, "perplexity": 12345}]

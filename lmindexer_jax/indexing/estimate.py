@@ -20,7 +20,7 @@ SIDE, PAIRS = 1024, 9  # of the matmuls that are timed
 
 
 def estimate(run: Run) -> list[PlannedStage]:
-    """Minutes and memory of every stage.
+    """Minutes, memory and FLOPs of every stage.
 
     Time is the step's FLOPs over the measured rate, a first guess that the progress lines refine. Memory is what the
     compiled step asks for on an accelerator, of which the batch size that fits is told as well; elsewhere it is parameters,
@@ -35,10 +35,10 @@ def estimate(run: Run) -> list[PlannedStage]:
             if like not in known:
                 known[like] = step_cost(run, stage)
             flops, memory = known[like]
-            minutes = stage.steps * flops / rate / 60
+            flops *= stage.steps
         else:
-            minutes, memory = pass_minutes(run, stage, rate), None
-        planned.append(PlannedStage(stage.name, stage.steps, minutes, memory))
+            flops, memory = pass_flops(run, stage), None
+        planned.append(PlannedStage(stage.name, stage.steps, flops / rate / 60, memory, flops))
     return planned
 
 
@@ -85,8 +85,8 @@ def standing_in(run: Run, stage: Stage) -> Run:
     return dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
 
 
-def pass_minutes(run: Run, stage: Stage, rate: float) -> float:
-    """Minutes of a pass over the corpus, and of k-means where the stage clusters."""
+def pass_flops(run: Run, stage: Stage) -> float:
+    """FLOPs of a pass over the corpus, and of k-means where the stage clusters."""
     width = run.params["codebook_0"].shape[1]
     tokens = float(np.sum(run.inputs.store.lengths, dtype=np.float64))
     parts = ("decoder",) if run.inputs.encoded is not None else ("decoder", "encoder")
@@ -96,7 +96,7 @@ def pass_minutes(run: Run, stage: Stage, rate: float) -> float:
     if stage.kind == StageKind.CLUSTER:
         size = run.functions.module.config.codebook_sizes[stage.position]
         flops += KMEANS_PASSES * 4 * len(run.inputs) * size * width
-    return flops / rate / 60
+    return flops
 
 
 def matmul_rate(dtype: jnp.dtype) -> float:

@@ -126,7 +126,7 @@ def estimate(run: TwoStage, stages: list[Stage], *, rate: float) -> list[Planned
             weights = 2 * sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
             weights += sum(run.sizes) * run.config.rqvae.latent
             flops = 6 * weights * documents * stage.epochs
-        planned.append(PlannedStage(stage.name, stage.steps, flops / (rate * SHARE_OF_PEAK) / 60))
+        planned.append(PlannedStage(stage.name, stage.steps, flops / (rate * SHARE_OF_PEAK) / 60, flops=flops))
     return planned
 
 

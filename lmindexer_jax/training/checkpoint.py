@@ -169,7 +169,7 @@ def _begin_save(folder: pathlib.Path, tree: Any, meta: dict) -> Callable[[], Non
     content = {"tree": _shapes(leaves), "meta": json.loads(json.dumps(meta))}
     used = [int(path.name[5:]) for path in folder.glob("data-*") if path.name[5:].isdigit()]
     # As the first process sees it: what another sees may be what the first has just begun to write.
-    data = f"data-{int(hosts.of_first(1 + max(used, default=0)))}"
+    data = hosts.said_by_first(f"data-{1 + max(used, default=0)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writing = ocp.save_async(folder / data, leaves)
@@ -225,14 +225,14 @@ def _read_like(folder: pathlib.Path, like: Any) -> Any:
 def _read_leaves(folder: pathlib.Path, content: dict, wanted: dict[str, Any]) -> dict[str, Any]:
     """Checks every file, then reads the arrays."""
     ocp = _orbax()
-    damage = None
+    damage = ""
     if hosts.first():
         try:
             manifest.check_files(folder, content)
         except DamagedCheckpoint as found:
-            damage = found
-    if hosts.of_first(damage is not None):
-        raise damage or DamagedCheckpoint(f"{folder}: the checkpoint is damaged")
+            damage = str(found)
+    if damage := hosts.said_by_first(damage):
+        raise DamagedCheckpoint(damage)
     return ocp.load(folder / content["data"], {path: _abstract(leaf) for path, leaf in wanted.items()})
 
 

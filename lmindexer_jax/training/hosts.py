@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax._src import distributed  # its barrier is the only one that holds up no device
+from jax._src import distributed  # its barriers and words are the only ones that hold up no device
 from jax._src.clusters import ClusterEnv  # what `jax.distributed.initialize` looks through
 from jax.experimental import multihost_utils
 
@@ -139,12 +139,25 @@ def first_goes_ahead() -> Iterator[None]:
         barrier()
 
 
-def of_first(value: np.ndarray | int) -> np.ndarray:
-    """The first process's array in all processes; of at most 32 bits a number, and of one shape everywhere."""
+def of_first(value: np.ndarray) -> np.ndarray:
+    """The first process's array in all processes; of at most 32 bits a number, and of one shape everywhere.
+
+    It goes by the devices, on which nothing else may run: what two programs exchange at a time can cross.
+    """
     if not several():
-        return np.asarray(value)
+        return value
     barrier()
-    return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
+def said_by_first(text: str) -> str:
+    """The first process's word in all processes. It goes past the devices, which may be in the middle of a step."""
+    if not several():
+        return text
+    name, client = f"lmindexer-{next(_passed)}", distributed.global_state.client
+    if first():
+        client.key_value_set(name, text)
+    return client.blocking_key_value_get(name, 1000 * BARRIER_SECONDS)
 
 
 def agree(digest: str, *, what: str) -> None:
@@ -153,8 +166,7 @@ def agree(digest: str, *, what: str) -> None:
     Raises:
       UserError: this process has another digest than the first.
     """
-    own = np.frombuffer(digest.encode(), np.uint8)
-    if several() and not np.array_equal(own, of_first(own)):
+    if digest != said_by_first(digest):
         raise UserError(f"process {jax.process_index()} has other {what} than the first; start all with the same command and files")
 
 
@@ -204,7 +216,7 @@ class Due:
                 return False
             pace = (now - self.seen[1]) / max(1, step - self.seen[0])
             ahead = 0 if left <= 0 else int(np.clip(left / max(pace, 1e-9), 1, 2**20))
-            ahead = int(of_first(ahead))
+            ahead = int(said_by_first(str(ahead)))
             self.seen, self.look = (step, now), step + max(1, ahead)
             left = ahead
         if left <= 0:

@@ -27,7 +27,7 @@ def test_alone_nothing_is_waited_for(monkeypatch):
     with hosts.first_goes_ahead():
         pass
     np.testing.assert_array_equal(hosts.gather(np.arange(3), counts=[3]), np.arange(3))
-    assert hosts.of_first(5) == 5 and hosts.deal([1, 2]) == [[1, 2]]
+    assert hosts.of_first(np.arange(2)).tolist() == [0, 1] and hosts.said_by_first("5") == "5" and hosts.deal([1, 2]) == [[1, 2]]
 
 
 def test_due_when_the_time_is_over():
