@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.flags import Flags
+from lmindexer_jax.flags import Flags, load
 from lmindexer_jax.next_item import Method, RecommendConfig, check
 
 # ml_collections loads a config by a deprecated method of the import system.
@@ -25,7 +25,7 @@ def given(monkeypatch):
     return parse_all
 
 
-@pytest.mark.parametrize("name", ["generative.py", "flattened.py", "flattened.py:text", "text.py", "text.py:own", "sasrec.py", "sasrec.py:text", "popularity.py"])
+@pytest.mark.parametrize("name", ["generative.py", "generative.py:dense", "flattened.py", "flattened.py:text", "text.py", "text.py:own", "sasrec.py", "sasrec.py:text", "popularity.py"])
 def test_a_config_is_complete_but_for_the_data(given, name):
     data = "--config.ids=i", "--config.interactions=u"
     config, workdir = given("--workdir=w", f"--config={CONFIGS / name}", *data, "--config.training.optim.b2=0.9")
@@ -35,6 +35,12 @@ def test_a_config_is_complete_but_for_the_data(given, name):
     assert config.training.optim.b2 == 0.9
     if config.method == Method.SASREC:
         assert config.model.read_text == name.endswith("text") and not config.model.read_codes
+
+
+@pytest.mark.parametrize("name", ["generative", "flattened", "text", "sasrec"])
+def test_another_variant_is_refused(name):
+    with pytest.raises(UserError, match=f"{name}.py:x: the one variant is"):
+        load(CONFIGS / f"{name}.py", "x")
 
 
 def test_all_files_are_tested():

@@ -9,12 +9,15 @@ indexer's own, as it was trained, which is what the paper does (there T5-base); 
 another one. Learning rate, batch size and beams are the paper's, the epochs about its 15,000 steps on Amazon Beauty (3.7).
 """
 
+from lmindexer_jax.errors import UserError
 from lmindexer_jax.next_item import Method, RecommendConfig
 from lmindexer_jax.training.optim import OptimConfig
 
 
 def get_config(variant: str = "") -> RecommendConfig:
     """A T5 from scratch; with "own", the indexer's language model."""
+    if variant not in ("", "own"):
+        raise UserError(f"configs/recommend/text.py:{variant}: the one variant is own")
     config = RecommendConfig(method=Method.TEXT, beams=20)
     config.reader.language_model = "" if variant == "own" else "mini"
     config.training.epochs, config.training.batch_size = 4, 32
