@@ -41,6 +41,7 @@ class Assigners:
             kept = {name: leaf for name, leaf in kept.items() if name not in LANGUAGE_MODEL}
         save_tree(self.directory / str(position), kept)
         if hosts.first():
+            codes = np.asarray(codes, np.int32)
             save_array(self.directory / f"codes-{position}.npy", codes)
             meta = {"language_model": digest, "model": content_hash(kept), "codes": content_hash({"codes": codes})}
             with replacing(self.directory / f"meta-{position}.json") as path:
@@ -77,7 +78,8 @@ class Assigners:
             codes = load_array(path)
         except (ValueError, OSError):
             raise _damaged(path) from None
-        if wanted not in (None, content_hash({"codes": codes})):  # None: saved before codes had a hash
+        known = wanted in (None, content_hash({"codes": codes}))  # None: saved before codes had a hash
+        if not known or codes.dtype != np.int32 or codes.ndim != 1:  # the hash is of the bits alone
             raise _damaged(path)
         return codes
 
