@@ -158,6 +158,8 @@ def check(config: RecommendConfig) -> None:
         raise UserError("the model reads nothing of an item; set model.read_id, model.read_text or model.read_codes")
     if config.method == Method.FLATTENED and not model.read_codes:
         raise UserError("a flattened history is one of codes; set model.read_codes")
+    if config.method == Method.SASREC and model.dense:
+        raise UserError("SASRec compares vectors alone; model.dense is for methods that generate IDs")
     if model.width % model.heads:
         raise UserError(f"model.width={model.width} does not divide by model.heads={model.heads}")
     for name, value in (("model.length", model.length), ("training.epochs", config.training.epochs), ("beams", config.beams)):

@@ -265,3 +265,5 @@ def test_bad_input_is_one_line(home, finished, tmp_path):
     refused(lambda c: setattr(c.model, "heads", 3), "does not divide")
     with pytest.raises(UserError, match="set model.read_codes"):
         check(RecommendConfig("i", "u", method=Method.FLATTENED, model=RecommenderConfig(read_codes=False)))
+    with pytest.raises(UserError, match="model.dense is for methods"):
+        check(RecommendConfig("i", "u", method=Method.SASREC, model=RecommenderConfig(dense=True)))
