@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import cache_root, keep_compiled
+from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.relevance import RelevanceConfig, open_task
 from lmindexer_jax.data.tokens import open_tokens
 from lmindexer_jax.errors import UserError
@@ -65,12 +67,7 @@ def execute(
     run = open_finished(workdir)
     corpus, table = run.corpus(), run.table
     keep_compiled(run.config.corpus.cache_dir)
-    if queries:
-        source = {"path": queries} if pathlib.Path(queries).expanduser().is_dir() else {"name": queries}
-        task = open_task(RelevanceConfig(**source, cache_dir=run.config.corpus.cache_dir), corpus.ids().to_pylist())
-        pairs, held = query_pairs.from_task(task, corpus, count=config.pseudo_queries, seed=seed)
-    else:
-        pairs, held = query_pairs.from_documents(corpus, count=config.pseudo_queries, seed=seed)
+    pairs, held = open_pairs(queries, corpus, run.config, count=config.pseudo_queries, seed=seed)
     preset = presets.resolve(run.config.language_model.name, pretrained=run.config.language_model.pretrained)
     tokenizer = open_tokenizer(run.config, preset, corpus, workdir)
     trie = of_table(table, counters=max(SPARE, 2 * (1 + int(table.counter.max(initial=0)))))
@@ -108,13 +105,7 @@ def execute(
         identity=f"{table.digest} {content_hash(params)}",
     )
     kept.save(workdir, functions, params, tokenizer, table=table, query_length=config.max_length, vectors=vectors)
-    searcher = Searcher.load(workdir)
-    retrievers = {
-        "bm25": Bm25([text for batch in corpus.batches() for text in batch]).search,
-        "retriever": searcher.rank,
-        "by ID alone": functools.partial(searcher.rank, by_id=True),
-    }
-    measured = {each.source: measure(retrievers, each) for each in held}
+    measured = measure_all(workdir, corpus, held)
     summary = {"documents": len(table), "pairs": len(pairs), "queries": {each.source: len(each.texts) for each in held}}
     with replacing(workdir / kept.HOME / "summary.json") as path:
         path.write_text(json.dumps(summary | {"held_out": measured}, indent=1))
@@ -122,6 +113,28 @@ def execute(
         rows = [(name, *(values[metric] for metric in SHOWN)) for name, values in means.items()]
         console.table(f"{summary['queries'][source]:,} {source}, {len(table):,} documents", ("retriever", *SHOWN), rows)
     return summary | {"held_out": measured}
+
+
+def open_pairs(queries: str, corpus: Corpus, config: Config, *, count: int, seed: int) -> tuple[query_pairs.Pairs, list[Held]]:
+    """What a retriever learns from, and what it is measured by: from a folder or a named set of queries, or from the
+    documents alone where `queries` is empty."""
+    if not queries:
+        return query_pairs.from_documents(corpus, count=count, seed=seed)
+    source = {"path": queries} if pathlib.Path(queries).expanduser().is_dir() else {"name": queries}
+    task = open_task(RelevanceConfig(**source, cache_dir=config.corpus.cache_dir), corpus.ids().to_pylist())
+    return query_pairs.from_task(task, corpus, count=count, seed=seed)
+
+
+def measure_all(workdir: pathlib.Path, corpus: Corpus, held: list[Held]) -> dict[str, dict[str, dict[str, float]]]:
+    """`measure` of every kind of held-out queries: the retriever that the workdir keeps, with and without its vectors,
+    beside BM25."""
+    searcher = Searcher.load(workdir)
+    retrievers = {
+        "bm25": Bm25([text for batch in corpus.batches() for text in batch]).search,
+        "retriever": searcher.rank,
+        "by ID alone": functools.partial(searcher.rank, by_id=True),
+    }
+    return {each.source: measure(retrievers, each) for each in held}
 
 
 def measure(retrievers: dict[str, Callable[..., Ranked]], held: Held) -> dict[str, dict[str, float]]:
