@@ -15,7 +15,8 @@ Rank = Callable[..., Ranked]  # (items, offsets, *, count, exclude_seen)
 
 
 class Recommendation(NamedTuple):
-    """One item: its document id, its semantic ID as text, and its log-probability in nats."""
+    """One item: its document id, its semantic ID as text, and its log-probability in nats (of a dense model, among the
+    items that its IDs lead to)."""
 
     document: str
     semantic_id: str
