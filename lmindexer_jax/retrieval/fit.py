@@ -44,7 +44,8 @@ def make_objective(functions: RecommenderFunctions, config: TrainingConfig) -> C
     """-log p(next item) at every counted place, as an objective for `make_step`; `memory` holds the catalogue. A model that
     generates and compares learns both, at equal weight."""
     module = functions.module
-    generates, compares = module.head != Head.ITEMS, module.head == Head.ITEMS or module.config.dense
+    generates = module.head != Head.ITEMS
+    compares = module.config.dense or not generates
 
     def objective(params: Params, memory: dict, batch: dict[str, Array], key: PRNGKeyArray) -> tuple[Array, Outcome]:
         catalogue = memory["catalogue"]
