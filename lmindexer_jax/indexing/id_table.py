@@ -226,7 +226,8 @@ def load(directory: str | os.PathLike, *, corpus_hash: str | None = None, model_
     if hashlib.sha256(content).hexdigest() != digest:
         state = "damaged or cut short" if content else "missing or empty"
         raise UserError(f"{parquet}: {state}; restore the file or run the indexer again")
-    table = pq.read_table(io.BytesIO(content)).combine_chunks()
+    # In this thread: one of Arrow's that still holds a Python object when the interpreter ends aborts it (arrow 50482).
+    table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).combine_chunks()
     codes = table["codes"].combine_chunks().flatten().to_numpy().reshape(-1, len(manifest.codebook_sizes))
     return IdTable(table["id"].combine_chunks(), codes, table["counter"].to_numpy(), manifest)
 

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -164,6 +165,20 @@ def test_a_full_disk_or_a_kill_leaves_the_old_table(table, tmp_path):
     assert "OSError: [Errno 27]" in ended.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     np.testing.assert_array_equal(load(tmp_path).full_ids, table.full_ids)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").is_dir(), reason="threads are counted where Linux lists them")
+def test_loading_leaves_no_thread_behind(table, tmp_path):
+    """One that still holds what was read when the interpreter ends aborts it: SIGABRT in place of the exit code."""
+    table.save(tmp_path)
+    program = """
+        import os, sys
+        from lmindexer_jax.indexing import id_table
+        before = len(os.listdir("/proc/self/task"))
+        id_table.load(sys.argv[1])
+        sys.exit(len(os.listdir("/proc/self/task")) - before)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]).returncode == 0
 
 
 def test_killed_between_the_two_files(table, tmp_path, monkeypatch):
