@@ -52,9 +52,15 @@ whole() {
     esac
 }
 
-# What stands behind -- goes to lmindexer_jax.main, which needs a config and a workdir.
-check_main() {
+# The program that what stands behind -- is for: its first word, or main.
+program_of() {
+    case ${1:-} in finetune | recommend) printf '%s' "$1" ;; *) printf 'main' ;; esac
+}
+
+# What stands behind -- needs a workdir and, but for finetune, a config.
+check_run() {
     local argument config=false workdir=false
+    if [[ $(program_of "$@") == finetune ]]; then config=true; fi
     for argument in "$@"; do
         case $argument in
         --config | --config=?*) config=true ;;

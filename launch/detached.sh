@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs lmindexer_jax.main on this machine without a terminal; a lost connection does not end it.
+# Runs lmindexer_jax.main, or what else launch/machine.sh takes, on this machine without a terminal; a lost connection does not end it.
 #
 #     launch/detached.sh start [options] -- --config configs/ours.py --workdir runs/mine
 #     launch/detached.sh status [-- --config configs/ours.py --workdir runs/mine]
@@ -31,7 +31,7 @@ while (($#)); do
     *) fail "unknown argument '$1'; see --help" ;;
     esac
 done
-if [[ $command == start || $# -gt 0 ]]; then check_main "$@"; fi
+if [[ $command == start || $# -gt 0 ]]; then check_run "$@"; fi
 
 running() {
     [[ -f $in/pid ]] && kill -0 "$(cat "$in/pid")" 2>/dev/null

@@ -51,7 +51,7 @@ if [[ ! $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ || ${#name} -gt 40 ]]; then
 fi
 if [[ -z $image ]]; then fail "give --image, made from launch/Dockerfile"; fi
 if [[ -z $volume ]]; then fail "give --volume, a claim that holds the workdir: a pod's own disk goes with the pod"; fi
-check_main "$@"
+check_run "$@"
 before=""
 for argument in "$@"; do
     case $before$argument in

@@ -2,6 +2,10 @@
 # Runs lmindexer_jax.main on this machine: a GPU machine, one worker of a TPU slice, or a CPU.
 #
 #     launch/machine.sh [options] -- --config configs/ours.py --workdir runs/mine [--config.seed=1 ...]
+#     launch/machine.sh [options] -- finetune --workdir runs/mine
+#     launch/machine.sh [options] -- recommend --config configs/recommend/generative.py --workdir runs/rec ...
+#
+# The other launchers take the same behind --.
 #
 #     --platform NAME    gpu, tpu or cpu; found out by default
 #     --retries N        start again up to N times after a crash (default 0); wrong settings are not tried again
@@ -27,7 +31,7 @@ while (($#)); do
     esac
 done
 whole --retries "$retries"
-check_main "$@"
+check_run "$@"
 if [[ -z $platform ]]; then
     platform=cpu
     if [[ -e /dev/nvidiactl ]]; then platform=gpu; fi
@@ -37,7 +41,9 @@ case $platform in gpu | tpu | cpu) ;; *) fail "--platform is gpu, tpu or cpu, no
 
 export LMINDEXER_PLATFORM=$platform
 source launch/environment.sh
-main=(python -m lmindexer_jax.main "$@")
+program=$(program_of "$@")
+if [[ ${1:-} == "$program" ]]; then shift; fi
+main=(python -m "lmindexer_jax.$program" "$@")
 if $dry_run; then
     for name in JAX_DEFAULT_MATMUL_PRECISION LIBTPU_INIT_ARGS XLA_FLAGS XLA_PYTHON_CLIENT_MEM_FRACTION LMINDEXER_CACHE; do
         if [[ -n ${!name:-} ]]; then quote export "$name=${!name}"; fi

@@ -43,7 +43,7 @@ for pair in "--nodes $nodes" "--gpus $gpus" "--cpus $cpus" "--retries $retries";
     whole $pair
 done
 if ((nodes < 1 || gpus < 1 || cpus < 1)); then fail "--nodes, --gpus and --cpus are at least 1"; fi
-check_main "$@"
+check_run "$@"
 
 # No --gpus-per-task: it would show each process one GPU, as number 0, while JAX gives process i of a node its GPU i.
 job=(sbatch --job-name "$name" --nodes "$nodes" --ntasks-per-node "$gpus" --gpus-per-node "$gpus" --cpus-per-task "$cpus")

@@ -71,7 +71,7 @@ whole --worker "$worker"
 whole --retries "$retries"
 whole --every "$every"
 if [[ $command == run || $command == babysit ]]; then
-    check_main "$@"
+    check_run "$@"
 elif (($#)); then
     fail "$command takes nothing behind --"
 fi

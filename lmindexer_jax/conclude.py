@@ -18,11 +18,12 @@ from lmindexer_jax.evaluation.id_quality import collisions
 from lmindexer_jax.evaluation.report import write_report
 from lmindexer_jax.evaluation.table import Evidence, evaluate_table
 from lmindexer_jax.files import replacing
-from lmindexer_jax.indexing import export, id_table, journal, residual
+from lmindexer_jax.indexing import export, id_table, residual
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.recipe import Stage
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.data.interactions import read_interactions
+from lmindexer_jax.training import journal
 
 # What the reconstructor of a learned run was seen to do at each position, and how its codes moved.
 WATCHED = ("accuracy", "shuffled_accuracy", "macro_f1", "shuffled_macro_f1", "nats", "shuffled_nats", "drift")

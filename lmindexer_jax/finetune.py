@@ -2,6 +2,8 @@
 
     python -m lmindexer_jax.finetune --workdir runs/mine
     python -m lmindexer_jax.finetune --workdir runs/mine --queries my_task
+
+Started on several hosts (docs/multi_host.md), it is one run on the devices of all.
 """
 
 import argparse
@@ -43,16 +45,34 @@ from lmindexer_jax.retrieval.settle import settle
 from lmindexer_jax.retrieval.query_pairs import Held
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import END
-from lmindexer_jax.training.sharding import make_mesh
+from lmindexer_jax.training import hosts
+from lmindexer_jax.training.hosts import HostsConfig
+from lmindexer_jax.training.sharding import MeshConfig, make_mesh
+from lmindexer_jax.typed import from_dict
 
+SUMMARY = pathlib.Path(kept.HOME) / "summary.json"
 SHOWN = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
 SPARE = 8  # documents of the same codes that a retriever has room for at least, so that the table may grow
 
 
 def execute(
-    workdir: pathlib.Path, *, queries: str = "", config: FinetuneConfig | None = None, seed: int = 0, console: Console
+    workdir: pathlib.Path,
+    *,
+    queries: str = "",
+    config: FinetuneConfig | None = None,
+    mesh: MeshConfig | None = None,
+    seed: int = 0,
+    console: Console,
 ) -> dict:
     """Train, keep and measure; the same call goes on where a killed one stood.
+
+    Args:
+      workdir: of a finished run.
+      queries: folder or name of a set of queries; "" makes them from the documents.
+      config: how to train.
+      mesh: of the devices; splits the batch alone by default.
+      seed: of pseudo-queries, their order and what parameters start from.
+      console: shows progress.
 
     Returns:
       what `summary.json` holds: `held_out`, for each kind of held-out queries and each retriever the means of Recall, MRR
@@ -65,11 +85,16 @@ def execute(
     if config.epochs <= 0 or config.batch_size < 1:
         raise UserError("finetune: give epochs above 0 and a batch size of at least 1")
     run = open_finished(workdir)
-    corpus, table = run.corpus(), run.table
+    table = run.table
     keep_compiled(run.config.corpus.cache_dir)
-    pairs, held = open_pairs(queries, corpus, run.config, count=config.pseudo_queries, seed=seed)
     preset = presets.resolve(run.config.language_model.name, pretrained=run.config.language_model.pretrained)
-    tokenizer = open_tokenizer(run.config, preset, corpus, workdir)
+    cache = cache_root(run.config.corpus.cache_dir)
+    with hosts.first_goes_ahead():
+        corpus = run.corpus()
+        pairs, held = open_pairs(queries, corpus, run.config, count=config.pseudo_queries, seed=seed)
+        tokenizer = open_tokenizer(run.config, preset, corpus, workdir)
+        texts = open_tokens(pairs, tokenizer, max_length=config.max_length, cache_dir=cache)
+        documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)
     trie = of_table(table, counters=max(SPARE, 2 * (1 + int(table.counter.max(initial=0)))))
     described = read_run(workdir)
     precision = jnp.dtype(described["precision"]) if described else jnp.float32
@@ -77,9 +102,6 @@ def execute(
     functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=config.gist), language_model, trie.sizes, precision))
     whole = run.learned()
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), run.adoptable(whole))
-    cache = cache_root(run.config.corpus.cache_dir)
-    texts = open_tokens(pairs, tokenizer, max_length=config.max_length, cache_dir=cache)
-    documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
     console.note(f"{len(pairs):,} pairs of a text and a document that it should find")
     indexer = IndexerFunctions(Indexer(run.config.indexer, language_model, dtype=precision))
@@ -98,21 +120,26 @@ def execute(
         Examples(texts, pairs.rows, ids, encoded, vectors),
         config=config,
         directory=workdir / kept.HOME,
-        mesh=make_mesh(run.config.mesh),
+        mesh=make_mesh(mesh or MeshConfig()),
         seed=seed,
         console=console,
         checkpoint_seconds=run.config.checkpoint_seconds,
         identity=f"{table.digest} {content_hash(params)}",
     )
     kept.save(workdir, functions, params, tokenizer, table=table, query_length=config.max_length, vectors=vectors)
-    measured = measure_all(workdir, corpus, held)
-    summary = {"documents": len(table), "pairs": len(pairs), "queries": {each.source: len(each.texts) for each in held}}
-    with replacing(workdir / kept.HOME / "summary.json") as path:
-        path.write_text(json.dumps(summary | {"held_out": measured}, indent=1))
-    for source, means in measured.items():
+    searcher = Searcher.load(workdir)
+    if hosts.first():
+        with hosts.alone():
+            measured = measure_all(searcher, corpus, held)
+        asked = {each.source: len(each.texts) for each in held}
+        with replacing(workdir / SUMMARY) as path:
+            path.write_text(json.dumps({"documents": len(table), "pairs": len(pairs), "queries": asked, "held_out": measured}, indent=1))
+    hosts.barrier()
+    summary = json.loads((workdir / SUMMARY).read_text())
+    for source, means in summary["held_out"].items():
         rows = [(name, *(values[metric] for metric in SHOWN)) for name, values in means.items()]
         console.table(f"{summary['queries'][source]:,} {source}, {len(table):,} documents", ("retriever", *SHOWN), rows)
-    return summary | {"held_out": measured}
+    return summary
 
 
 def open_pairs(queries: str, corpus: Corpus, config: Config, *, count: int, seed: int) -> tuple[query_pairs.Pairs, list[Held]]:
@@ -125,10 +152,8 @@ def open_pairs(queries: str, corpus: Corpus, config: Config, *, count: int, seed
     return query_pairs.from_task(task, corpus, count=count, seed=seed)
 
 
-def measure_all(workdir: pathlib.Path, corpus: Corpus, held: list[Held]) -> dict[str, dict[str, dict[str, float]]]:
-    """`measure` of every kind of held-out queries: the retriever that the workdir keeps, with and without its vectors,
-    beside BM25."""
-    searcher = Searcher.load(workdir)
+def measure_all(searcher: Searcher, corpus: Corpus, held: list[Held]) -> dict[str, dict[str, dict[str, float]]]:
+    """`measure` of every kind of held-out queries: the retriever with and without its vectors, beside BM25."""
     retrievers = {
         "bm25": Bm25([text for batch in corpus.batches() for text in batch]).search,
         "retriever": searcher.rank,
@@ -156,6 +181,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=FinetuneConfig.epochs, help="over the pairs")
     parser.add_argument("--batch-size", type=int, default=FinetuneConfig.batch_size)
     parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is: quicker, less good")
+    parser.add_argument("--fsdp", type=int, default=MeshConfig.fsdp, help="devices that share parameters, as mesh.fsdp of a config")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
     return parser.parse_args(arguments)
@@ -164,19 +190,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Parse, train, measure, show."""
     flags = parse(sys.argv[1:])
-    console = Console(flags.console)
     keep_freed()
+    described = read_run(flags.workdir)
+    hosts.start(from_dict(HostsConfig, described["config"]["hosts"]) if described else HostsConfig())
+    console = Console(flags.console) if hosts.first() else Console.silent()
     config = FinetuneConfig(epochs=flags.epochs, batch_size=flags.batch_size)
     if flags.frozen:
         config = dataclasses.replace(config, language_model=0.0)
-    execute(flags.workdir, queries=flags.queries, config=config, seed=flags.seed, console=console)
+    mesh = MeshConfig(fsdp=flags.fsdp)
+    execute(flags.workdir, queries=flags.queries, config=config, mesh=mesh, seed=flags.seed, console=console)
     console.success(f'try: python -m lmindexer_jax.search --workdir {flags.workdir} "a query"')
     console.note(f"or as a page: python -m lmindexer_jax.serve --workdir {flags.workdir}")
 
 
 def run() -> None:
     """Entry point of the command `lmindexer-finetune`."""
-    run_main(main)
+    with hosts.together():
+        run_main(main)
 
 
 if __name__ == "__main__":

@@ -19,27 +19,33 @@ from lmindexer_jax import config as settings
 from lmindexer_jax import protocol, text_history
 from lmindexer_jax.console import Console, Mode, PlannedStage
 from lmindexer_jax.data.cache import keep_compiled
+from lmindexer_jax.data.embeddings import content_hash
 from lmindexer_jax.data.interactions import Sequences, leave_one_out, read_interactions
 from lmindexer_jax.data.packing import Spans, TrainingRows
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation.id_quality import prefix_ids
 from lmindexer_jax.files import load_array, replacing
-from lmindexer_jax.indexing import id_table
+from lmindexer_jax.indexing import id_lines, id_table
 from lmindexer_jax.indexing.assign import start_vectors
 from lmindexer_jax.indexing.id_table import IdTable
-from lmindexer_jax.models.recommender import Head, RecommenderConfig
+from lmindexer_jax.models.recommender import Head, Params, RecommenderConfig
 from lmindexer_jax.prepare import bind, prepare, read_run
-from lmindexer_jax.retrieval.fit import Fit, TrainingConfig, fit
+from lmindexer_jax.retrieval.objective import TrainingConfig, make_objective
 from lmindexer_jax.retrieval.popularity import Popularity
+from lmindexer_jax.retrieval.recommendation import Rank
 from lmindexer_jax.retrieval.recommender import Recommender, make
 from lmindexer_jax.retrieval.text_recommender import TextRecommender
 from lmindexer_jax.text_history import ReaderConfig, open_reader
+from lmindexer_jax.training import hosts
+from lmindexer_jax.training.fit import Fit, fit
+from lmindexer_jax.training.hosts import HostsConfig
 from lmindexer_jax.training.optim import paths
-from lmindexer_jax.training.sharding import MeshConfig, make_mesh
+from lmindexer_jax.training.sharding import MeshConfig, make_mesh, own_rows
 from lmindexer_jax.typed import from_dict
 
 # What may change between two calls on one workdir. Where the data lie is free, what they are is not.
-FREE = ("ids", "interactions", "embeddings", "exact_users", "mesh", "checkpoint_seconds", "console")
+FREE = ("ids", "interactions", "embeddings", "exact_users", "mesh", "hosts", "checkpoint_seconds", "console")
+EVERYTHING = ((".*", 1.0),)  # moves at the full rate
 UNREAD_OF_TEXT = ("model.", "training.negatives", "training.validate_every")
 
 
@@ -60,7 +66,7 @@ HEADS = {Method.GENERATIVE: Head.CODES, Method.FLATTENED: Head.FLATTENED, Method
 class RecommendConfig:
     """One run of `lmindexer_jax.recommend`."""
 
-    ids: str = ""  # the workdir of a finished indexer, or the folder of an ID table: the catalogue
+    ids: str = ""  # the workdir of a finished indexer, the folder of an ID table, or a JSONL file of IDs: the catalogue
     interactions: str = ""  # user TAB document ids in time order
     embeddings: str = ""  # .npy with a row of text embedding per document of the table; "" = the indexer's encoder
     method: Method = Method.GENERATIVE
@@ -70,6 +76,7 @@ class RecommendConfig:
     beams: int = 30
     exact_users: int = 256  # of the test, for whom all IDs are scored as well, to see what the beam misses
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     seed: int = 0
     checkpoint_seconds: float = 60.0
     console: Mode = Mode.AUTO
@@ -86,9 +93,11 @@ def execute(config: RecommendConfig, workdir: pathlib.Path, *, console: Console)
     """
     keep_compiled("")
     check(config)
-    workdir.mkdir(parents=True, exist_ok=True)
     table = open_table(config.ids)
     splits = leave_one_out(*read_interactions(pathlib.Path(config.interactions), table.ids.to_pylist()))
+    with hosts.first_goes_ahead():
+        workdir.mkdir(parents=True, exist_ok=True)
+        old = read_run(workdir)
     train = splits["train"]
     console.note(f"{len(table):,} items, {len(train):,} users, {len(train.items):,} items to train on")
     text, reader = None, None
@@ -97,52 +106,73 @@ def execute(config: RecommendConfig, workdir: pathlib.Path, *, console: Console)
     elif config.method != Method.POPULARITY and config.model.read_text:
         text = open_embeddings(config, table, console=console)
     known = describe(config, table, splits["test"], text, reader)
-    if old := read_run(workdir):
+    hosts.agree(settings.fingerprint(known), what="settings, IDs or interactions")
+    if old:
         defaults = flatten(RecommendConfig(method=config.method))
         settings.refuse_change(old["settings"], known, defaults=defaults, workdir=str(workdir))
         known = old["settings"]
     else:
         bind(workdir, settings=known, precision="float32", config=config)
-    if (workdir / "summary.json").exists():
-        summary = json.loads((workdir / "summary.json").read_text())
-        protocol.show(summary, console=console)
-        return summary
+    if not hosts.said_by_first("done" if (workdir / "summary.json").exists() else ""):
+        started = time.monotonic()
+        rank = learn(config, table, splits, text, reader, workdir, settings.fingerprint(known), console=console)
+        if hosts.first():
+            with hosts.alone():
+                conclude(config, rank, table, splits, workdir, started=started)
+        hosts.barrier()
+    summary = json.loads((workdir / "summary.json").read_text())
+    protocol.show(summary, console=console)
+    console.success(f"summary in {workdir / 'summary.json'}")
+    return summary
 
-    groups = prefix_ids(table.codes)[:, -1]
-    started = time.monotonic()
-    exact: dict[str, float] = {}
+
+def learn(
+    config: RecommendConfig,
+    table: IdTable,
+    splits: dict[str, Sequences],
+    text: Float[np.ndarray, "N E"] | None,
+    reader: TextRecommender | None,
+    workdir: pathlib.Path,
+    fingerprint: str,
+    *,
+    console: Console,
+) -> Rank:
+    """What ranks items after a history: trained, and kept in `recommender/`, where it has parameters."""
     if config.method == Method.POPULARITY:
-        rank = Popularity(train.counts(len(table))).rank
+        return Popularity(splits["train"].counts(len(table))).rank
+    if reader is None:
+        recommender = make(config.model, HEADS[config.method], table, text, beams=config.beams)
+        recommender = trained(config, recommender, splits, workdir, fingerprint, console=console)
     else:
-        if reader is None:
-            recommender = make(config.model, HEADS[config.method], table, text, beams=config.beams)
-            recommender = trained(config, recommender, splits, workdir, settings.fingerprint(known), console=console)
-        else:
-            recommender = text_history.trained(
-                reader,
-                train,
-                config=config.training,
-                workdir=workdir,
-                mesh=make_mesh(config.mesh),
-                seed=config.seed,
-                console=console,
-                checkpoint_seconds=config.checkpoint_seconds,
-            )
-        recommender.save(workdir / "recommender")
-        rank = recommender.rank
-        if config.method != Method.SASREC and config.exact_users:
-            exact = protocol.agreement(rank, splits["test"], count=config.exact_users)
+        recommender = text_history.trained(
+            reader,
+            splits["train"],
+            config=config.training,
+            workdir=workdir,
+            mesh=make_mesh(config.mesh),
+            seed=config.seed,
+            console=console,
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
+    recommender.save(workdir / "recommender")
+    return recommender.rank
+
+
+def conclude(
+    config: RecommendConfig, rank: Rank, table: IdTable, splits: dict[str, Sequences], workdir: pathlib.Path, *, started: float
+) -> None:
+    """Evaluate, and write the ranked items of the test and summary.json."""
+    exact: dict[str, float] = {}
+    if config.method not in (Method.SASREC, Method.POPULARITY) and config.exact_users:
+        exact = protocol.agreement(rank, splits["test"], count=config.exact_users)
+    groups = prefix_ids(table.codes)[:, -1]
     summary = {"method": config.method, "items": len(table), "users": len(splits["test"]), "seed": config.seed}
     for name in ("validation", "test"):
-        scores, ranked = protocol.evaluate(rank, splits[name], groups)
-        summary[name] = scores
+        summary[name], ranked = protocol.evaluate(rank, splits[name], groups)
     protocol.write_files(workdir, ranked, splits["test"], table, tag=config.method)
     summary |= {"beam": exact, "minutes": (time.monotonic() - started) / 60, "device": jax.devices()[0].device_kind}
     with replacing(workdir / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=1))
-    protocol.show(summary, console=console)
-    console.success(f"summary in {workdir / 'summary.json'}")
-    return summary
 
 
 def check(config: RecommendConfig) -> None:
@@ -168,8 +198,12 @@ def check(config: RecommendConfig) -> None:
 
 
 def open_table(ids: str) -> IdTable:
-    """The ID table of a finished indexer's workdir, or of a folder that holds one."""
+    """The ID table of a finished indexer's workdir, of a folder that holds one, or made of a file of IDs (`id_lines`)."""
     folder = pathlib.Path(ids)
+    if folder.is_file():
+        names, codes = id_lines.read_all(folder)
+        sizes = tuple((codes.max(axis=0) + 1).tolist())
+        return id_table.build(names, codes, id_table.Manifest({}, "", content_hash(folder), sizes))
     return id_table.load(folder / "ids" if (folder / "ids").is_dir() else folder)
 
 
@@ -258,20 +292,31 @@ def trained(
         raise UserError("no user has two items to train on")
     console.plan(f"{rows.targets:,} next items in {config.training.epochs} epochs", [PlannedStage("train", rows.steps)])
 
-    def look(params: dict) -> dict[str, float]:
-        return protocol.glance(dataclasses.replace(recommender, params=params).rank, splits["validation"])
+    ends = {end: epoch for epoch, end in enumerate(rows.epoch_ends(), start=1)}
 
+    def look(taken: int, params: Params) -> dict[str, object]:
+        rank = dataclasses.replace(recommender, params=params).rank
+        return {"epoch": ends[taken], **protocol.glance(rank, splits["validation"])}
+
+    mesh = make_mesh(config.mesh)
+    mine = own_rows(config.training.batch_size, mesh)
+    root = jax.random.key(config.seed)
     run = Fit(
-        workdir=workdir,
-        functions=recommender.functions,
-        config=config.training,
-        rows=rows,
-        catalogue=recommender.catalogue,
-        mesh=make_mesh(config.mesh),
-        seed=config.seed,
-        console=console,
-        look=look,
-        checkpoint_seconds=config.checkpoint_seconds,
+        directory=workdir,
+        name="train",
+        objective=make_objective(recommender.functions, config.training),
+        memory={"catalogue": recommender.catalogue},
+        optim=config.training.optim,
+        rules=EVERYTHING,
+        steps=rows.steps,
+        batches=lambda begin: rows.batches(start=begin, rows=mine),
+        key=jax.random.fold_in(root, 1),
+        mesh=mesh,
         fingerprint=fingerprint,
+        checkpoint_seconds=config.checkpoint_seconds,
+        console=console,
+        look_after={end for end, epoch in ends.items() if epoch % config.training.validate_every == 0 or end == rows.steps},
+        look=look,
     )
-    return dataclasses.replace(recommender, params=fit(run))
+    params = recommender.functions.init(jax.random.fold_in(root, 0), recommender.catalogue)
+    return dataclasses.replace(recommender, params=fit(run, params))

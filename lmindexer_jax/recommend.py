@@ -4,7 +4,8 @@
         --config.ids=runs/mine --config.interactions=users.tsv
 
 A user's last item is the test, the last but one is for validation; all items are ranked. The same command goes on
-where a killed run stopped, and only prints the result of a finished one.
+where a killed run stopped, and only prints the result of a finished one. Started on several hosts (docs/multi_host.md),
+it is one run on the devices of all.
 """
 
 import sys
@@ -12,7 +13,7 @@ import sys
 from lmindexer_jax.console import Console, run_main
 from lmindexer_jax.flags import Flags
 from lmindexer_jax.next_item import RecommendConfig, execute
-
+from lmindexer_jax.training import hosts
 
 FLAGS = Flags(RecommendConfig, example="--config configs/recommend/generative.py --workdir runs/rec")
 
@@ -20,12 +21,15 @@ FLAGS = Flags(RecommendConfig, example="--config configs/recommend/generative.py
 def main() -> None:
     """Parse and do it."""
     config, workdir = FLAGS.parse(sys.argv)
-    execute(config, workdir, console=Console(config.console))
+    hosts.start(config.hosts)
+    console = Console(config.console) if hosts.first() else Console.silent()
+    execute(config, workdir, console=console)
 
 
 def run() -> None:
     """Entry point of the command `lmindexer-recommend`."""
-    run_main(main, mode=FLAGS.mode)
+    with hosts.together():
+        run_main(main, mode=FLAGS.mode)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from lmindexer_jax.models.retriever import Retriever, RetrieverConfig, Retriever
 from lmindexer_jax.prepare import language_model_config, open_tokenizer, pretrained_parts
 from lmindexer_jax.retrieval.catalogue import full_codes
 from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, finetune
-from lmindexer_jax.retrieval.fit import TrainingConfig
+from lmindexer_jax.retrieval.objective import TrainingConfig
 from lmindexer_jax.retrieval.text_recommender import TextRecommender, make
+from lmindexer_jax.training import hosts
 
 
 @dataclasses.dataclass
@@ -54,17 +55,19 @@ def open_reader(
     if not (ids / "ids").is_dir():
         raise UserError(f"{ids}: no indexer's run, so no texts of the items; give the workdir of one as --config.ids")
     run, own = open_finished(ids), not config.language_model
-    corpus = run.corpus()
-    if corpus.ids().to_pylist() != table.ids.to_pylist():
-        raise UserError(f"{ids}: its ID table has documents that its corpus lacks, and their texts cannot be read")
     named = LanguageModelConfig(config.language_model, config.pretrained, vocabulary=config.vocabulary)
     settings = run.config if own else dataclasses.replace(run.config, language_model=named)
     preset = presets.resolve(settings.language_model.name, pretrained=settings.language_model.pretrained)
-    tokenizer = open_tokenizer(settings, preset, corpus, ids if own else workdir)
+    with hosts.first_goes_ahead():
+        corpus = run.corpus()
+        if corpus.ids().to_pylist() != table.ids.to_pylist():
+            raise UserError(f"{ids}: its ID table has documents that its corpus lacks, and their texts cannot be read")
+        tokenizer = open_tokenizer(settings, preset, corpus, ids if own else workdir)
+        cache = cache_root(run.config.corpus.cache_dir)
+        store = open_tokens(corpus, tokenizer, max_length=config.item_tokens, cache_dir=cache)
     functions = RetrieverFunctions(Retriever(RetrieverConfig(), language_model_config(preset, tokenizer), full_codes(table)[1]))
     start = run.adoptable(run.learned()) if own else pretrained_parts(preset)
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), start)
-    store = open_tokens(corpus, tokenizer, max_length=config.item_tokens, cache_dir=cache_root(run.config.corpus.cache_dir))
     return make(functions, params, table, ItemTokens.of(store), length=config.tokens, beams=beams)
 
 

@@ -31,6 +31,7 @@ DRY = {
     "machine-gpu": ["machine.sh", "--platform", "gpu", *MAIN],
     "machine-tpu": ["machine.sh", "--platform", "tpu", *MAIN],
     "machine-cpu": ["machine.sh", "--platform", "cpu", *MAIN],
+    "machine-finetune": ["machine.sh", "--platform", "gpu", "--", "finetune", "--workdir", "runs/mine", "--frozen"],
     "detached-start": ["detached.sh", "start", "--platform", "gpu", "--retries", "3", "--in", "run", *MAIN],
     "tpu-create": ["tpu_vm.sh", "create", *SLICE, "--type", "v5litepod-16", "--project", "my-project", "--spot"],
     "tpu-setup": ["tpu_vm.sh", "setup", *SLICE, "--share", "10.0.0.2:/runs"],
@@ -41,12 +42,15 @@ DRY = {
     "tpu-babysit": ["tpu_vm.sh", "babysit", *SLICE, "--type", "v6e-8", "--retries", "4", *MAIN],
     "tpu-delete": ["tpu_vm.sh", "delete", *SLICE],
     "slurm": ["slurm.sh", "--nodes", "2", "--gpus", "4", "--partition", "long", "--account", "lab 1", *MAIN],
+    "slurm-recommend": ["slurm.sh", "--", "recommend", "--config", "configs/recommend/text.py", "--workdir", "runs/rec"],
     "jobset-tpu": ["jobset.sh", "--image", "i", "--volume", "runs", "--tpu", "tpu-v5-lite-podslice/4x4", "--hosts", "4", "--spot", *MAIN],
     "jobset-gpu": ["jobset.sh", "--image", "i", "--volume", "runs", "--gpu", "nvidia-h100-80gb", "--hosts", "2", *MAIN],
 }
 
 WRONG = {
     "nothing behind --": ["machine.sh", "--platform", "gpu"],
+    "finetune without a workdir": ["machine.sh", "--", "finetune", "--frozen"],
+    "recommend without a config": ["machine.sh", "--", "recommend", "--workdir", "runs/rec"],
     "no workdir": ["machine.sh", "--", "--config", "x.py"],
     "an unknown platform": ["machine.sh", "--platform", "abacus", *MAIN],
     "an unknown option": ["machine.sh", "--speed", "9", *MAIN],

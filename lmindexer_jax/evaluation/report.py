@@ -22,7 +22,7 @@ from lmindexer_jax.evaluation.explain import distinguishing_words
 from lmindexer_jax.evaluation.id_quality import prefix_ids
 from lmindexer_jax.evaluation.text_space import TextSpace, text_space
 from lmindexer_jax.files import replacing
-from lmindexer_jax.indexing import journal
+from lmindexer_jax.training import journal
 
 MOST_DOCUMENTS = 50_000  # in the tree; of a larger corpus every n-th in the order of the IDs
 MOST_POINTS = 200  # of a curve per stage

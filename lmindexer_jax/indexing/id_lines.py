@@ -27,10 +27,24 @@ def write(path: pathlib.Path, table: IdTable, documents: Sequence[str]) -> None:
 
 
 def read(path: pathlib.Path, documents: Sequence[str]) -> Int[np.ndarray, "N T"]:
-    """Codes of the documents, in their order; of a line only `id` and `codes` are read.
+    """Codes of the documents, in their order.
 
     Raises:
-      UserError: no such file, a line that is none of the above, codes of several lengths, or a document without a line.
+      UserError: what `read_all` raises, or a document without a line.
+    """
+    names, codes = read_all(path)
+    row_of = {name: row for row, name in enumerate(names)}
+    missing = [name for name in documents if name not in row_of]
+    if missing:
+        raise UserError(f"{path}: no line for {missing[0]!r}, and {len(missing) - 1:,} other documents; give all of them")
+    return codes[[row_of[name] for name in documents]]
+
+
+def read_all(path: pathlib.Path) -> tuple[list[str], Int[np.ndarray, "N T"]]:
+    """Documents and their codes, in the file's order; of a line only `id` and `codes` are read.
+
+    Raises:
+      UserError: no such file, a line that is none of the above, two of one document, or codes of several lengths.
     """
     found: dict[str, list[int]] = {}
     try:
@@ -46,10 +60,7 @@ def read(path: pathlib.Path, documents: Sequence[str]) -> Int[np.ndarray, "N T"]
         if name in found:
             raise UserError(f"{path}:{number}: {name!r} has a line already; keep one of them")
         found[name] = codes
-    missing = [name for name in documents if name not in found]
-    if missing:
-        raise UserError(f"{path}: no line for {missing[0]!r}, and {len(missing) - 1:,} other documents; give all of them")
-    return np.array([found[name] for name in documents], np.int32)
+    return list(found), np.array(list(found.values()), np.int32)
 
 
 def _parsed(line: str, where: str) -> tuple[str, list[int]]:

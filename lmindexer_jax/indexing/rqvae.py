@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lmindexer_jax.console import Console
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import residual
-from lmindexer_jax.indexing.journal import Journal
+from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.indexing.terms import Outcome, code_metrics
 from lmindexer_jax.indexing.recipe import StageKind
 from lmindexer_jax.models.quantiser import CodebookUpdate, RunningMean, start_running_mean, update_running_mean

@@ -28,7 +28,7 @@ from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.balance import distinct_within_groups
 from lmindexer_jax.indexing.centres import prefix_centres
 from lmindexer_jax.indexing.inputs import Inputs
-from lmindexer_jax.indexing.journal import Journal
+from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.indexing.kmeans import kmeans
 from lmindexer_jax.indexing.objective import make_objective, start_memory
 from lmindexer_jax.indexing.recipe import RecipeConfig, Stage, StageKind

@@ -29,14 +29,14 @@ from jaxtyping import Float, Int
 from lmindexer_jax.console import Console, PlannedStage
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
-from lmindexer_jax.indexing import controls, hierarchical, journal, product, residual, rqvae
+from lmindexer_jax.indexing import controls, hierarchical, product, residual, rqvae
 from lmindexer_jax.indexing.assigners import content_hash
 from lmindexer_jax.indexing.estimate import KMEANS_PASSES, SHARE_OF_PEAK
 from lmindexer_jax.indexing.recipe import Stage, StageKind
 from lmindexer_jax.indexing.rqvae import RqVaeTraining
 from lmindexer_jax.indexing.vectors import VectorsConfig
 from lmindexer_jax.models.rqvae import RqVaeConfig
-from lmindexer_jax.training import hosts
+from lmindexer_jax.training import hosts, journal
 from lmindexer_jax.training.checkpoint import Checkpoints, load_tree, save_tree
 
 META = "meta.json"

@@ -3,15 +3,12 @@
 The loss is the cross-entropy of the ID's codes, at every position among the codes that may follow: -log p(document).
 Where documents are compared with the query's gist as well, that of the right one among those of the batch joins it; the
 documents' vectors stay what the run's encoder made of them, and the query's side learns to meet them.
-A killed run that is started again ends with the same bits as one that was left alone.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -22,20 +19,16 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.pipeline import length_buckets, training_batches
 from lmindexer_jax.data.tokens import TokenStore
-from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.encode import Encoded, padded
-from lmindexer_jax.indexing.journal import Journal
 from lmindexer_jax.indexing.terms import Outcome
 from lmindexer_jax.indexing.recipe import needed
 from lmindexer_jax.models.layers import mask_bias
 from lmindexer_jax.models.retriever import Params, RetrieverFunctions
 from lmindexer_jax.retrieval.children import children_masks
 from lmindexer_jax.retrieval.trie import END, Trie
-from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
-from lmindexer_jax.training.loop import train
-from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, paths, split
-from lmindexer_jax.training.sharding import own_rows, put_batch, tree_shardings
-from lmindexer_jax.training.steps import State, make_step
+from lmindexer_jax.training.fit import Fit, fit
+from lmindexer_jax.training.optim import OptimConfig, Rules, paths
+from lmindexer_jax.training.sharding import own_rows
 
 TURN = 0.3  # learning rate of what turns the gist, as a factor
 TEMPERATURE = 0.05  # of the cosines of gists and documents in training
@@ -66,8 +59,8 @@ def rules(params: Params, config: FinetuneConfig) -> Rules:
     return needed(wanted, paths=tuple(paths(params)))
 
 
-def make_objective(functions: RetrieverFunctions, trie: Trie):
-    """`(params, memory, batch, key) -> (loss, Outcome)` over the batches of `Examples`."""
+def make_objective(functions: RetrieverFunctions):
+    """`(params, memory, batch, key) -> (loss, Outcome)` over the batches of `Examples`; `memory` holds the trie."""
 
     def objective(params: Params, memory: dict, batch: dict, key: PRNGKeyArray) -> tuple[Array, Outcome]:
         encoder, decoder = jax.random.split(key)
@@ -76,7 +69,7 @@ def make_objective(functions: RetrieverFunctions, trie: Trie):
         else:
             read = functions.encode(params, batch["tokens"], batch["mask"], key=encoder)
         logits = functions.logits(params, read, codes=batch["codes"], key=decoder)
-        losses = {"ids": jnp.mean(-log_probs(logits, trie, batch["codes"]))}
+        losses = {"ids": jnp.mean(-log_probs(logits, memory["trie"], batch["codes"]))}
         if "vectors" in batch:
             chances = in_batch(read.gist, batch["vectors"], batch["rows"])
             losses["vectors"] = jnp.mean(-chances)
@@ -178,76 +171,40 @@ def finetune(
     """Train, or go on from the newest checkpoint in `directory`, which also gets the journal.
 
     Args:
-      params: where training starts.
+      params: where training starts; their memory may be taken over.
       identity: whatever else determines the result; with the settings and pairs it binds the checkpoints.
 
     Returns:
       the trained parameters.
 
     Raises:
-      UserError: the checkpoints belong to other settings, or none can be read.
+      UserError: see `fit`.
     """
     steps = max(1, round(config.epochs * len(examples) / config.batch_size))
-    moving_rules = rules(params, config)
-    optimiser = make_optimiser(config.optim, moving_rules, params, steps=steps)
-    state = State(params, optimiser.init(split(params, moving_rules)[0]), {}, jnp.zeros((), jnp.int32))
-    state = jax.device_put(state, tree_shardings(state, mesh))
-    objective = make_objective(functions, jax.device_put(trie))
     settings = json.dumps([dataclasses.asdict(config), examples.digest(), seed, identity], sort_keys=True)
-    fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
     order_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x52))
-    order = int(jax.random.randint(order_key, (), 0, 2**31 - 1))
     data = training_batches(
-        examples.fetch, documents=len(examples), batch_size=config.batch_size, seed=order, steps=steps,
-        rows=own_rows(config.batch_size, mesh), lengths=examples.store.lengths if examples.by_length else None,
-    )  # fmt: skip
-    directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as opened:
-        checkpoints = opened.enter_context(Checkpoints(directory / "checkpoints"))
-        state = _restore(checkpoints, state, fingerprint, console)
-        begin = int(state.step)
-        journal = Journal(directory, resume_at=begin)
-        opened.callback(journal.close)
-        progress = opened.enter_context(console.progress("finetune", total=steps, start=begin))
-        saved = [time.monotonic()]
-
-        def before(taken: int, state: State) -> None:
-            due = time.monotonic() - saved[0] >= checkpoint_seconds
-            if taken > begin and (due or taken == steps):
-                checkpoints.save(taken, state._asdict(), meta={"fingerprint": fingerprint})
-                saved[0] = time.monotonic()
-
-        def record(taken: int, metrics: dict) -> None:
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            journal.write(taken, {"stage": "finetune", "step": taken, "steps": steps, **values})
-            progress.advance(1, loss=values["loss"])
-
-        state = train(
-            state,
-            step=make_step(objective, optimiser, moving_rules, layout=tree_shardings(state, mesh)),
-            batches=(put_batch(data[number], mesh) for number in range(begin, steps)),
-            key=train_key,
-            start=begin,
-            steps=steps,
-            before=before,
-            record=record,
-        )
-    return state.params
-
-
-def _restore(checkpoints: Checkpoints, state: State, fingerprint: str, console: Console) -> State:
-    """The newest whole checkpoint, or the fresh state where there is none."""
-    for step in reversed(checkpoints.steps()):
-        try:
-            if checkpoints.meta(step)["fingerprint"] != fingerprint:
-                where = checkpoints.directory
-                raise UserError(f"{where}: from other settings, queries or documents; remove the folder to train afresh")
-            found, _ = checkpoints.restore(step, state._asdict())
-        except DamagedCheckpoint as damage:
-            console.warn(f"{damage}; trying the checkpoint before it")
-            continue
-        console.note(f"resuming at step {step}")
-        return State(**found)
-    if checkpoints.steps():
-        raise UserError(f"{checkpoints.directory}: no checkpoint can be read; remove the folder to train afresh")
-    return state
+        examples.fetch,
+        documents=len(examples),
+        batch_size=config.batch_size,
+        seed=int(jax.random.randint(order_key, (), 0, 2**31 - 1)),
+        steps=steps,
+        rows=own_rows(config.batch_size, mesh),
+        lengths=examples.store.lengths if examples.by_length else None,
+    )
+    run = Fit(
+        directory=directory,
+        name="finetune",
+        objective=make_objective(functions),
+        memory={"trie": trie},
+        optim=config.optim,
+        rules=rules(params, config),
+        steps=steps,
+        batches=lambda begin: (data[number] for number in range(begin, steps)),
+        key=train_key,
+        mesh=mesh,
+        fingerprint=hashlib.sha256(settings.encode()).hexdigest()[:16],
+        checkpoint_seconds=checkpoint_seconds,
+        console=console,
+    )
+    return fit(run, params)

@@ -26,6 +26,7 @@ from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, R
 from lmindexer_jax.models.t5 import T5Config
 from lmindexer_jax.retrieval import trie as tries
 from lmindexer_jax.retrieval.build import of_table
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 HOME, META, VECTORS, FORMAT = "retriever", "retriever.json", "vectors", 2
@@ -54,12 +55,22 @@ def save(
     workdir: pathlib.Path, functions: RetrieverFunctions, params: Params, tokenizer: Tokenizer, *, table: IdTable,
     query_length: int, vectors: Float[np.ndarray, "N D"] | None,
 ) -> None:  # fmt: skip
-    """Keep a trained retriever; only once the last file is there, `load` sees it."""
+    """Keep a trained retriever; only once the last file is there, `load` sees it. Of several processes all call."""
     home = workdir / HOME
-    (home / VECTORS).mkdir(parents=True, exist_ok=True)
-    (home / META).unlink(missing_ok=True)
-    tokenizer.save(home / "tokenizer")
+    if hosts.first():
+        (home / VECTORS).mkdir(parents=True, exist_ok=True)
+        (home / META).unlink(missing_ok=True)
     save_tree(home / "params", params)
+    if hosts.first():
+        _save_rest(home, functions, tokenizer, table, query_length, vectors)
+    hosts.barrier()
+
+
+def _save_rest(
+    home: pathlib.Path, functions: RetrieverFunctions, tokenizer: Tokenizer, table: IdTable, query_length: int,
+    vectors: Float[np.ndarray, "N D"] | None,
+) -> None:  # fmt: skip
+    tokenizer.save(home / "tokenizer")
     tries.save(of_table(table, counters=room(functions.module.sizes)), home / "trie", table=table)
     for old in (home / VECTORS).iterdir():
         old.unlink()

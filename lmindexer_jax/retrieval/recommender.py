@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import load_array
+from lmindexer_jax.files import load_array, replacing, save_array
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.models.recommender import (
@@ -37,6 +37,7 @@ from lmindexer_jax.retrieval.recommendation import Names, Recommendation, histor
 from lmindexer_jax.retrieval.text_recommender import TextRecommender
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 MANIFEST = "recommender.json"
@@ -121,13 +122,16 @@ class Recommender:
         return in_batches(rank, np.diff(offsets), count=count, size=EXACT_USERS if every_id else USERS)
 
     def save(self, folder: pathlib.Path) -> None:
-        """Write everything that `load` needs; the manifest last."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write everything that `load` needs; the manifest last. Of several processes all call."""
+        save_tree(folder / "params", self.params)
+        if hosts.first():
+            self._save_rest(folder)
+        hosts.barrier()
+
+    def _save_rest(self, folder: pathlib.Path) -> None:
         self.table.save(folder / "ids")
         if self.catalogue.text is not None:
-            with (folder / "text.npy").open("wb") as file:
-                np.save(file, np.asarray(self.catalogue.text), allow_pickle=False)
-        save_tree(folder / "params", self.params)
+            save_array(folder / "text.npy", np.asarray(self.catalogue.text))
         module = self.functions.module
         content = {
             "head": module.head,
@@ -135,7 +139,8 @@ class Recommender:
             "text_width": module.text_width,
             "beams": self.beams,
         }
-        (folder / MANIFEST).write_text(json.dumps(content, indent=1))
+        with replacing(folder / MANIFEST) as path:
+            path.write_text(json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, workdir: str | pathlib.Path) -> "Recommender | TextRecommender":

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from lmindexer_jax.data.history_tokens import HistoryTokens, ItemTokens
 from lmindexer_jax.data.packing import Spans
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.files import load_array, save_array
+from lmindexer_jax.files import load_array, replacing, save_array
 from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.models.retriever import Params, RetrieverFunctions
@@ -28,6 +28,7 @@ from lmindexer_jax.retrieval.generate import make_generator
 from lmindexer_jax.retrieval.recommendation import Names, Recommendation, histories_of, in_batches
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
 MANIFEST = "text_recommender.json"
@@ -89,14 +90,19 @@ class TextRecommender:
         return in_batches(rank, np.diff(offsets), count=count, size=EXACT_USERS if every_id else USERS)
 
     def save(self, folder: pathlib.Path) -> None:
-        """Write everything that `load` needs; the manifest last."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write everything that `load` needs; the manifest last. Of several processes all call."""
+        save_tree(folder / "params", self.params)
+        if hosts.first():
+            self._save_rest(folder)
+        hosts.barrier()
+
+    def _save_rest(self, folder: pathlib.Path) -> None:
         self.table.save(folder / "ids")
         save_array(folder / "tokens.npy", self.tokens.flat)
         save_array(folder / "offsets.npy", self.tokens.offsets)
-        save_tree(folder / "params", self.params)
         content = kept.described(self.functions) | {"pad_id": self.tokens.pad_id, "length": self.length, "beams": self.beams}
-        (folder / MANIFEST).write_text(json.dumps(content, indent=1))
+        with replacing(folder / MANIFEST) as path:
+            path.write_text(json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "TextRecommender":

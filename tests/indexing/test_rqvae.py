@@ -9,7 +9,7 @@ import runs
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import residual, rqvae
-from lmindexer_jax.indexing.journal import Journal
+from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.models.quantiser import CodebookUpdate
 from lmindexer_jax.models.rqvae import RqVae, RqVaeConfig, RqVaeFunctions
 from lmindexer_jax.training.checkpoint import Checkpoints

@@ -66,7 +66,7 @@ def test_a_frozen_encoders_states_stand_for_the_texts(tmp_path):
     indexer = IndexerFunctions(Indexer(IndexerConfig(codebook_sizes=(4, 4)), model))
     whole = jax.jit(indexer.init)(jax.random.key(1)) | {name: params[name] for name in ("encoder", "shared")}
     encoded = encode_corpus(indexer, whole, store, directory=tmp_path, console=Console(Mode.QUIET))
-    objective = make_objective(functions, trie)
+    objective = make_objective(functions)
     losses = []
     for each in (None, encoded):
         examples = Examples(store, np.arange(12), ids, each, encoded.pooled)
@@ -83,7 +83,7 @@ def test_a_frozen_encoders_states_stand_for_the_texts(tmp_path):
             return -jnp.mean(log_probs(functions.logits(params, read, codes=batch["codes"]), trie, batch["codes"])) - jnp.mean(chances)
 
         losses.append(jax.value_and_grad(loss)(params))
-        total, outcome = objective(params, {}, batch, jax.random.key(0))
+        total, outcome = objective(params, {"trie": trie}, batch, jax.random.key(0))
         assert np.isclose(total, outcome.metrics["ids"] + outcome.metrics["vectors"])
     np.testing.assert_allclose(losses[0][0], losses[1][0], atol=2e-3)
     for name in ("turn", "codebook_0", "gain"):

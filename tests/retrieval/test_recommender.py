@@ -12,10 +12,10 @@ import pytest
 
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.indexing import id_table
+from lmindexer_jax.indexing import id_lines, id_table
 from lmindexer_jax.models.recommender import Head, Histories, RecommenderConfig
-from lmindexer_jax.next_item import Method, RecommendConfig, check, execute
-from lmindexer_jax.retrieval.fit import item_loss
+from lmindexer_jax.next_item import Method, RecommendConfig, check, execute, open_table
+from lmindexer_jax.retrieval.objective import item_loss
 from lmindexer_jax.retrieval.recommender import Recommender, histories_of, make
 from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.training.optim import paths
@@ -128,6 +128,18 @@ def test_a_finished_run_is_read_not_run(home, finished):
     before = (finished / "metrics.jsonl").read_bytes()
     assert execute(config(home, Method.GENERATIVE), finished, console=QUIET)["users"] == 200
     assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_ids_from_anywhere_are_a_catalogue(home, tmp_path):
+    table = id_table.load(home / "ids")
+    id_lines.write(tmp_path / "ids.jsonl", table, table.ids.to_pylist())
+    read = open_table(str(tmp_path / "ids.jsonl"))
+    assert read.ids.to_pylist() == table.ids.to_pylist() and read.manifest.codebook_sizes == (4, 5)
+    np.testing.assert_array_equal(read.full_ids, table.full_ids)
+    foreign = config(home, Method.GENERATIVE)
+    foreign.ids, foreign.embeddings = str(tmp_path / "ids.jsonl"), ""
+    with pytest.raises(UserError, match="no indexer's run, so no encoder; give --config.embeddings"):
+        execute(foreign, tmp_path / "run", console=QUIET)
 
 
 class Killed(BaseException):

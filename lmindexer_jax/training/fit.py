@@ -1,0 +1,161 @@
+"""Training in one stage, of one process or of several: one loop, checkpoints, a journal.
+
+A killed training that is started again ends with the same bits as one that was left alone. (The indexer's stages are many
+on one sequence of checkpoints; `indexing/runner.py` walks them.)
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Container, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from lmindexer_jax.console import Console
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.training.journal import Journal
+from lmindexer_jax.training import hosts
+from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.loop import train
+from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
+from lmindexer_jax.training.sharding import here, place, put_batch, tree_shardings
+from lmindexer_jax.training.steps import Params, State, make_step
+
+
+@dataclasses.dataclass
+class Fit:
+    """Everything that a training needs.
+
+    Attributes:
+      directory: of checkpoints and journal.
+      name: of the progress and in the journal.
+      objective: see `make_step`; its memory is given and does not change.
+      memory: arrays that the objective reads beside the parameters.
+      rules: which parameters move.
+      steps: of the whole training.
+      batches: gives those from a step on, of each the rows that are this process's.
+      key: of the randomness within steps.
+      fingerprint: of whatever determines the result; it binds the checkpoints.
+      look_after: steps after which the parameters are looked at.
+      look: gives metrics for the journal, from the steps taken and parameters on this process's own devices; of several
+        processes the first alone is asked.
+    """
+
+    directory: pathlib.Path
+    name: str
+    objective: Callable
+    memory: Any
+    optim: OptimConfig
+    rules: Rules
+    steps: int
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
+    key: PRNGKeyArray
+    mesh: Any
+    fingerprint: str
+    checkpoint_seconds: float
+    console: Console
+    look_after: Container[int] = ()
+    look: Callable[[int, Params], dict[str, object]] | None = None
+
+
+def fit(run: Fit, params: Params) -> Params:
+    """Train from the beginning or from the newest checkpoint.
+
+    Args:
+      params: where training starts, of which every process has all; their memory may be taken over.
+
+    Returns:
+      the parameters after the last step, on this process's own devices.
+
+    Raises:
+      UserError: there are checkpoints, but of another run, or none of them can be read; or processes that differ in
+        what they train.
+    """
+    hosts.agree(run.fingerprint, what="settings or data")
+    if hosts.first():
+        run.directory.mkdir(parents=True, exist_ok=True)
+    hosts.barrier()
+    params = place(params, run.mesh)
+    optimiser = make_optimiser(run.optim, run.rules, params, steps=run.steps)
+
+    def fresh(params: Params) -> tuple[Any, jax.Array]:
+        return optimiser.init(split(params, run.rules)[0]), jnp.zeros((), jnp.int32)
+
+    # Compiled, so that every device makes its own part alone.
+    moments, step = jax.jit(fresh, out_shardings=tree_shardings(jax.eval_shape(fresh, params), run.mesh))(params)
+    memory = place(jax.tree.map(jnp.copy, run.memory), run.mesh)  # a step takes it over; the caller keeps his
+    state = State(params, moments, memory, step)
+    with Checkpoints(run.directory / "checkpoints") as checkpoints:
+        state, spent = _restore(run, checkpoints, state)
+        journal = Journal(run.directory, resume_at=int(state.step))
+        try:
+            state = _train(run, state, optimiser, checkpoints, journal, spent=spent)
+        finally:
+            journal.close()
+    return here(state.params)
+
+
+def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal: Journal, *, spent: float) -> State:
+    begin, started = int(state.step), time.monotonic()
+    step = make_step(run.objective, optimiser, run.rules, layout=tree_shardings(state, run.mesh))
+    due = hosts.Due(run.checkpoint_seconds, step=begin)
+
+    with run.console.progress(run.name, total=run.steps, start=begin) as progress:
+
+        def seconds() -> float:
+            return spent + time.monotonic() - started
+
+        def before(taken: int, state: State) -> None:
+            if taken == begin:
+                return
+            if run.look and taken in run.look_after:
+                params = here(state.params)
+                if hosts.first():
+                    with hosts.alone():
+                        journal.write(taken, {"event": "epoch", **run.look(taken, params), "seconds": seconds()})
+            if taken == run.steps or due(taken):
+                meta = {"step": taken, "fingerprint": run.fingerprint, "seconds": seconds()}
+                checkpoints.save(taken, _kept(state), meta=meta)
+
+        def record(taken: int, metrics: dict) -> None:
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            journal.write(taken, {"stage": run.name, "step": taken, "steps": run.steps, **values})
+            progress.advance(1, loss=values["loss"])
+
+        return train(
+            state,
+            step=step,
+            batches=(put_batch(batch, run.mesh) for batch in run.batches(begin)),
+            key=run.key,
+            start=begin,
+            steps=run.steps,
+            before=before,
+            record=record,
+        )
+
+
+def _kept(state: State) -> dict[str, Any]:
+    """What a checkpoint holds: memory is made anew."""
+    return state._replace(memory={})._asdict()
+
+
+def _restore(run: Fit, checkpoints: Checkpoints, fresh: State) -> tuple[State, float]:
+    """The state of the newest whole checkpoint and the seconds spent until then, or `fresh` where there is none."""
+    steps = checkpoints.steps()
+    for latest in reversed(steps):
+        try:
+            if checkpoints.meta(latest)["fingerprint"] != run.fingerprint:
+                raise UserError(f"{checkpoints.directory}: from other settings or data; remove the folder to train afresh")
+            state, meta = checkpoints.restore(latest, _kept(fresh))
+        except DamagedCheckpoint as damage:
+            run.console.warn(f"{damage}; trying the checkpoint before it")
+            continue
+        run.console.note(f"resuming at step {latest:,} of {run.steps:,}")
+        return State(**state)._replace(memory=fresh.memory), meta.get("seconds", 0.0)
+    if steps:
+        raise UserError(f"{checkpoints.directory}: no checkpoint can be read; remove the folder to train afresh")
+    return fresh, 0.0
