@@ -192,7 +192,7 @@ def main() -> None:
     flags = parse(sys.argv[1:])
     keep_freed()
     described = read_run(flags.workdir)
-    hosts.start(from_dict(HostsConfig, described["config"]["hosts"]) if described else HostsConfig())
+    hosts.start(from_dict(HostsConfig, described["config"].get("hosts", {})) if described else HostsConfig())
     console = Console(flags.console) if hosts.first() else Console.silent()
     config = FinetuneConfig(epochs=flags.epochs, batch_size=flags.batch_size)
     if flags.frozen:

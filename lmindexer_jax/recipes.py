@@ -50,7 +50,7 @@ def ours(variant: str = "") -> Config:
         commitment=0.1,
     )
     config = Config(
-        indexer=IndexerConfig(lexical_weight=6.0, residual_weight=0.4),  # vectors about as long as without words
+        indexer=IndexerConfig(lexical_weight=6.0),
         recipe=RecipeConfig(first=first, later=later, distinct_last=True),
     )
     return shrink(config) if variant == "tiny" else config

@@ -49,6 +49,12 @@ def test_the_same_text_gets_the_same_codes_alone_and_in_company(home):
     assert len({tuple(row) for row in many.full_ids.tolist()}) == 100, "collisions are counted apart"
 
 
+def test_the_one_output_of_an_older_run_serves_every_position(tmp_path):
+    params = {"encoder": np.ones(3), "codebook_0": np.ones((2, 4)), "codebook_1": np.ones((2, 4)), "output": np.arange(16.0).reshape(4, 4)}
+    Assigners(tmp_path).save(0, params, codes=np.zeros(1, np.int32))
+    np.testing.assert_array_equal(Assigners(tmp_path).load(0)["output"], np.stack([params["output"]] * 2))
+
+
 def test_the_command_writes_ids_and_keeps_known_documents(home, monkeypatch):
     out = home / "out.jsonl"
     flags = ["lmindexer-index", str(home / "corpus.jsonl"), "--workdir", str(home / "run"), "-o", str(out)]

@@ -68,6 +68,9 @@ class Assigners:
         if not any(name in params for name in LANGUAGE_MODEL):
             base = load_tree(self.directory / "0")
             params |= {name: base[name] for name in LANGUAGE_MODEL if name in base}
+        if "output" in params and params["output"].ndim == 2:  # from before every position had its own
+            books = sum(name.startswith("codebook_") for name in params)
+            params["output"] = np.broadcast_to(params["output"], (books, *params["output"].shape))
         return params
 
     def learned_codes(self, position: int) -> Int[np.ndarray, " N"]:

@@ -3,13 +3,14 @@
 Slot t of the decoder, having read `<start>` and the codes before position t, gives the document's vector h_t. The
 published model takes that hidden state itself. With `pooled_weight` > 0 the vector is instead
 
-    h_t = pooled_weight * (pooled - centre_t) + linear(hidden_t)
+    h_t = pooled_weight * (pooled - centre_t) + linear_t(hidden_t)
 
 where `pooled` is the unit mean of the encoder's states and, with `lexical_weight` > 0, so many times the unit mean of
 the token embeddings (the first layer beside the last; Su 2021): contextual states tell what a text is about, word
-vectors which words it has. `centre_t` is the mean of `pooled` over the documents that share the prefix, and `linear`
+vectors which words it has. `centre_t` is the mean of `pooled` over the documents that share the prefix, and every `linear_t`
 starts at zero: training starts from the embedding that the language model already has, and what the prefix explains
-is taken out, so that later codes cannot repeat earlier ones.
+is taken out, so that later codes do not repeat earlier ones. (One `linear` for all positions brought back by hidden_t what
+position 1 had learned to say. On corpora of few topics, later codes then did little but repeat the first.)
 
 Product codes (Jegou 2011) take the codebooks' place as an ablation: position t reads the t-th block of h_1 alone, and no code
 depends on another.
@@ -38,7 +39,7 @@ class IndexerConfig:
     decoder_layers: int = 2  # of the small decoder on an encoder-only language model
     pooled_weight: float = 1.0  # position 1; 0 = the decoder's hidden state alone (published)
     lexical_weight: float = 0.0  # of the mean word vector in the pooled one; used where pooled_weight > 0
-    residual_weight: float = 1.5  # later positions; used where pooled_weight > 0
+    residual_weight: float = 1.0  # later positions; used where pooled_weight > 0
     product: bool = False  # position t codes the t-th block of the first vector (ablation)
     reconstructor: ReconstructorConfig = dataclasses.field(default_factory=ReconstructorConfig)
 
@@ -68,7 +69,8 @@ class Indexer(nn.Module):
             for t, size in enumerate(self.config.codebook_sizes)
         ]
         if self.config.pooled_weight > 0:
-            self.output = self.param("output", nn.initializers.zeros, (width, width))
+            # One for each position: what an earlier one has learned to say would be said again.
+            self.output = self.param("output", nn.initializers.zeros, (len(self.config.codebook_sizes), width, width))
         self.reconstructor = Reconstructor(
             self.config.reconstructor,
             width=width,
@@ -129,7 +131,7 @@ class Indexer(nn.Module):
                 pooled = pooled + self.config.lexical_weight * self.word_vectors(tokens, mask)
             rest = pooled[:, None] - centres
             weight = [self.config.pooled_weight] + [self.config.residual_weight] * codes.shape[1]
-            moved = (hidden.reshape(-1, width) @ self.output).reshape(hidden.shape)
+            moved = jnp.einsum("bpd,pde->bpe", hidden, self.output[: hidden.shape[1]])
             vectors = rest * jnp.asarray(weight)[None, :, None] + moved
         if self.config.product:
             vectors = vectors * blocks(width, len(self.config.codebook_sizes))[None, :positions]

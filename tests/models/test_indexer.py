@@ -38,6 +38,20 @@ def test_vectors_start_as_the_pooled_vector_less_the_centre(model, lexical):
         np.testing.assert_allclose(vectors[row, 1], 1.5 * (pooled - centres[row, 1]), atol=1e-6)
 
 
+def test_what_one_position_has_learned_to_say_is_not_said_at_the_next():
+    functions = IndexerFunctions(Indexer(IndexerConfig(codebook_sizes=(4, 4, 4)), BERT))
+    params = functions.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    tokens, mask = rng.integers(0, 50, (3, 6)), np.ones((3, 6), bool)
+    given = (functions.encode(params, tokens, mask), tokens, mask)
+    more = {"codes": jnp.zeros((3, 2), jnp.int32), "centres": np.zeros((3, 3, 16), np.float32)}
+    output = np.zeros((3, 16, 16), np.float32)
+    output[0] = rng.normal(size=(16, 16))
+    before, after = (np.asarray(functions.vectors(params | change, *given, **more)) for change in ({}, {"output": output}))
+    np.testing.assert_array_equal(before[:, 1:], after[:, 1:])
+    assert (before[:, 0] != after[:, 0]).any()
+
+
 @pytest.mark.parametrize("pooled", [0.0, 1.0])
 def test_product_codes_read_blocks_of_one_vector_whatever_the_codes_before(pooled):
     config = IndexerConfig(codebook_sizes=(4, 3, 5), pooled_weight=pooled, product=True)
