@@ -3,7 +3,13 @@
     python -m lmindexer_jax.main --config configs/ablations/sizes.py:t5 --config.corpus.path=my.jsonl --workdir runs/t5
 
 Variants: t1 to t5 (positions), k64 to k1024 (rows of every book), each also with -tiny. Expected: AMI of the first code falls
-as K grows and its information rises; later positions say less and less about the words. Not measured yet.
+as K grows and its information rises; later positions say less and less about the words. Seen (configs/ablate.py:ours, seed 0):
+
+    K                               64     128    256    512    1024
+    AMI of c1 with the modules      .490   .499   .474   .424   .364
+    nats that c1 saves a word       .627   .755   .837   .892   .883
+
+5,088 documents hold no more than some 500 codes of them: at 1,024 the information falls, too.
 """
 
 import re
