@@ -1,16 +1,23 @@
 """What all recommenders have in common: named histories in, named items out, and ranking in batches of like histories."""
 
+import abc
+import functools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int
 
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.retrieval.topk import Ranked, nothing
+from lmindexer_jax.training import hosts
+from lmindexer_jax.training.checkpoint import save_tree
 
 FEWEST_PLACES = 16  # for histories, however short: each size is compiled
+Params = dict
 Rank = Callable[..., Ranked]  # (items, offsets, *, count, exclude_seen)
 
 
@@ -23,32 +30,48 @@ class Recommendation(NamedTuple):
     log_prob: float
 
 
-class Names:
-    """The items of a table by name."""
+class NextItem(abc.ABC):
+    """What every recommender of a table's items does by name, once it can `rank` them by row and write itself down.
 
-    def __init__(self, table: IdTable):
-        """Reads the names once."""
-        self.ids, self.texts = table.ids, table.texts
-        self.row_of = {document: row for row, document in enumerate(table.ids.to_pylist())}
+    Attributes:
+      params: its parameters, on the device.
+      table: document ids and semantic IDs of the items.
+    """
+
+    params: Params
+    table: IdTable
+
+    def __len__(self) -> int:
+        """Items."""
+        return len(self.table)
 
     def recommend(
-        self, rank: Rank, histories: Sequence[str] | Sequence[Sequence[str]], k: int, *, exclude_seen: bool
+        self, histories: Sequence[str] | Sequence[Sequence[str]], k: int = 10, *, exclude_seen: bool = True
     ) -> list[Recommendation] | list[list[Recommendation]]:
-        """The k best items after one history of document ids, or after each of several.
+        """The k items that most probably come next, best first.
+
+        Args:
+          histories: document ids of one user in time order, the latest last; or a list of such lists, to be ranked as
+            a batch.
+          k: items wanted; fewer come where the catalogue has no more.
+          exclude_seen: leave out what is in the history.
+
+        Returns:
+          a list for one history, a list of lists for several.
 
         Raises:
-          UserError: a document that is not in the table, or an empty history.
+          UserError: a document that is not in the catalogue, or an empty history.
         """
         single = bool(histories) and isinstance(histories[0], str)
-        lists = [histories] if single else list(histories)
-        rows = [self._rows(history) for history in lists]
+        rows = [self._rows(history) for history in ([histories] if single else histories)]
         if not rows:
             return []
         offsets = np.r_[0, np.cumsum([len(row) for row in rows])]
-        ranked = rank(np.concatenate(rows), offsets, count=k, exclude_seen=exclude_seen)
+        ranked = self.rank(np.concatenate(rows), offsets, count=k, exclude_seen=exclude_seen)
+        ids, texts = self.table.ids, self._texts
         out = [
             [
-                Recommendation(self.ids[int(item)].as_py(), self.texts[int(item)].as_py(), float(score))
+                Recommendation(ids[int(item)].as_py(), texts[int(item)].as_py(), float(score))
                 for item, score in zip(items, scores, strict=True)
                 if item >= 0
             ]
@@ -56,13 +79,56 @@ class Names:
         ]
         return out[0] if single else out
 
+    @abc.abstractmethod
+    def rank(
+        self,
+        items: Int[np.ndarray, " M"],
+        offsets: Int[np.ndarray, " U+1"],
+        *,
+        count: int,
+        exclude_seen: bool,
+        every_id: bool = False,
+    ) -> Ranked:
+        """The best items after many histories, as rows of the table.
+
+        Args:
+          items: of all histories end to end, each in time order.
+          offsets: where each history begins; none is empty.
+          count: items wanted for each.
+          exclude_seen: leave out what is in the history.
+          every_id: score all IDs in place of a beam; where IDs are generated.
+
+        Returns:
+          host arrays (U, count).
+        """
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Write everything that `load` needs; the manifest last. Of several processes all call."""
+        save_tree(folder / "params", self.params)
+        if hosts.first():
+            self.table.save(folder / "ids")
+            self._save_rest(folder)
+        hosts.barrier()
+
+    @abc.abstractmethod
+    def _save_rest(self, folder: pathlib.Path) -> None:
+        """Write all but parameters and table."""
+
+    @functools.cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {document: row for row, document in enumerate(self.table.ids.to_pylist())}
+
+    @functools.cached_property
+    def _texts(self) -> pa.Array:
+        return self.table.texts
+
     def _rows(self, history: Sequence[str]) -> Int[np.ndarray, " n"]:
         if not len(history):
             raise UserError("an empty history; give at least one item, or recommend what is popular")
-        missing = next((document for document in history if document not in self.row_of), None)
+        missing = next((document for document in history if document not in self._row_of), None)
         if missing is not None:
-            raise UserError(f"item {missing!r} is not in the catalogue of {len(self.row_of):,} items")
-        return np.asarray([self.row_of[document] for document in history])
+            raise UserError(f"item {missing!r} is not in the catalogue of {len(self):,} items")
+        return np.asarray([self._row_of[document] for document in history])
 
 
 def in_batches(

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -33,12 +33,11 @@ from lmindexer_jax.retrieval import text_recommender
 from lmindexer_jax.retrieval.build import build
 from lmindexer_jax.retrieval.catalogue import full_codes, make_catalogue
 from lmindexer_jax.retrieval.rank_items import by_both, by_codes, by_vectors
-from lmindexer_jax.retrieval.recommendation import Names, Recommendation, histories_of, in_batches
+from lmindexer_jax.retrieval.recommendation import NextItem, histories_of, in_batches
 from lmindexer_jax.retrieval.text_recommender import TextRecommender
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
-from lmindexer_jax.training import hosts
-from lmindexer_jax.training.checkpoint import load_tree, save_tree
+from lmindexer_jax.training.checkpoint import load_tree
 
 MANIFEST = "recommender.json"
 USERS = 256  # histories that are ranked for at a time
@@ -46,7 +45,7 @@ EXACT_USERS = 16  # and where every ID is scored
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Recommender:
+class Recommender(NextItem):
     """A catalogue of N items and a model that ranks them after a history.
 
     Attributes:
@@ -65,29 +64,6 @@ class Recommender:
     table: IdTable
     beams: int
 
-    def __len__(self) -> int:
-        """Items."""
-        return len(self.table)
-
-    def recommend(
-        self, histories: Sequence[str] | Sequence[Sequence[str]], k: int = 10, *, exclude_seen: bool = True
-    ) -> list[Recommendation] | list[list[Recommendation]]:
-        """The k items that most probably come next, best first.
-
-        Args:
-          histories: document ids of one user in time order, the latest last; or a list of such lists, to be ranked as
-            a batch.
-          k: items wanted; fewer come where the catalogue has no more.
-          exclude_seen: leave out what is in the history.
-
-        Returns:
-          a list for one history, a list of lists for several.
-
-        Raises:
-          UserError: a document that is not in the catalogue, or an empty history.
-        """
-        return self._names.recommend(self.rank, histories, k, exclude_seen=exclude_seen)
-
     def rank(
         self,
         items: Int[np.ndarray, " M"],
@@ -97,18 +73,7 @@ class Recommender:
         exclude_seen: bool,
         every_id: bool = False,
     ) -> Ranked:
-        """The best items after many histories, as rows of the table.
-
-        Args:
-          items: of all histories end to end, each in time order.
-          offsets: where each history begins; none is empty.
-          count: items wanted for each.
-          exclude_seen: leave out what is in the history.
-          every_id: score all IDs in place of a beam; where IDs are generated.
-
-        Returns:
-          host arrays (U, count).
-        """
+        """See `NextItem.rank`."""
         length = self.functions.module.config.length
         read, best = make_read(self.functions), make_rank(self.functions, self.beams)
 
@@ -121,15 +86,7 @@ class Recommender:
 
         return in_batches(rank, np.diff(offsets), count=count, size=EXACT_USERS if every_id else USERS)
 
-    def save(self, folder: pathlib.Path) -> None:
-        """Write everything that `load` needs; the manifest last. Of several processes all call."""
-        save_tree(folder / "params", self.params)
-        if hosts.first():
-            self._save_rest(folder)
-        hosts.barrier()
-
     def _save_rest(self, folder: pathlib.Path) -> None:
-        self.table.save(folder / "ids")
         if self.catalogue.text is not None:
             save_array(folder / "text.npy", np.asarray(self.catalogue.text))
         module = self.functions.module
@@ -168,11 +125,6 @@ class Recommender:
             raise UserError(f"{folder / 'text.npy'}: damaged ({error}); run `lmindexer_jax.recommend` again") from None
         params = jax.device_put(load_tree(folder / "params"))
         return make(config, head, table, text, params=params, beams=beams)
-
-    @functools.cached_property
-    def _names(self) -> Names:
-        return Names(self.table)
-
 
 @functools.cache
 def make_read(functions: RecommenderFunctions) -> Callable:

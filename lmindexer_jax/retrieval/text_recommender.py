@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -25,11 +25,10 @@ from lmindexer_jax.retrieval.beam import BeamConfig
 from lmindexer_jax.retrieval.build import build
 from lmindexer_jax.retrieval.catalogue import full_codes
 from lmindexer_jax.retrieval.generate import make_generator
-from lmindexer_jax.retrieval.recommendation import Names, Recommendation, histories_of, in_batches
+from lmindexer_jax.retrieval.recommendation import NextItem, histories_of, in_batches
 from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import Trie
-from lmindexer_jax.training import hosts
-from lmindexer_jax.training.checkpoint import load_tree, save_tree
+from lmindexer_jax.training.checkpoint import load_tree
 
 MANIFEST = "text_recommender.json"
 USERS, EXACT_USERS = 64, 4  # histories that are ranked for at a time; where every ID is scored
@@ -37,7 +36,7 @@ FEWEST_TOKENS = 32  # for histories, however short: each size is compiled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TextRecommender:
+class TextRecommender(NextItem):
     """A catalogue of N items and a language model that emits the ID of the next one.
 
     Attributes:
@@ -57,16 +56,6 @@ class TextRecommender:
     length: int
     beams: int
 
-    def __len__(self) -> int:
-        """Items."""
-        return len(self.table)
-
-    def recommend(
-        self, histories: Sequence[str] | Sequence[Sequence[str]], k: int = 10, *, exclude_seen: bool = True
-    ) -> list[Recommendation] | list[list[Recommendation]]:
-        """See `Recommender.recommend`."""
-        return self._names.recommend(self.rank, histories, k, exclude_seen=exclude_seen)
-
     def rank(
         self,
         items: Int[np.ndarray, " M"],
@@ -76,7 +65,7 @@ class TextRecommender:
         exclude_seen: bool,
         every_id: bool = False,
     ) -> Ranked:
-        """See `Recommender.rank`."""
+        """See `NextItem.rank`."""
         read = HistoryTokens(self.tokens, items, Spans(offsets[:-1], offsets[1:]), length=self.length)
         generate = make_generate(self.functions, max(self.beams, count), every_id)
 
@@ -89,15 +78,7 @@ class TextRecommender:
 
         return in_batches(rank, np.diff(offsets), count=count, size=EXACT_USERS if every_id else USERS)
 
-    def save(self, folder: pathlib.Path) -> None:
-        """Write everything that `load` needs; the manifest last. Of several processes all call."""
-        save_tree(folder / "params", self.params)
-        if hosts.first():
-            self._save_rest(folder)
-        hosts.barrier()
-
     def _save_rest(self, folder: pathlib.Path) -> None:
-        self.table.save(folder / "ids")
         save_array(folder / "tokens.npy", self.tokens.flat)
         save_array(folder / "offsets.npy", self.tokens.offsets)
         content = kept.described(self.functions) | {"pad_id": self.tokens.pad_id, "length": self.length, "beams": self.beams}
@@ -121,11 +102,6 @@ class TextRecommender:
             raise UserError(f"{path}: damaged ({error}); {again}") from None
         params = jax.device_put(load_tree(folder / "params"))
         return make(functions, params, id_table.load(folder / "ids"), tokens, length=length, beams=beams)
-
-    @functools.cached_property
-    def _names(self) -> Names:
-        return Names(self.table)
-
 
 @functools.cache
 def make_generate(functions: RetrieverFunctions, beams: int, every_id: bool) -> Callable:
