@@ -139,11 +139,12 @@ def retriever_steps() -> dict[str, Step]:
     config = finetune.FinetuneConfig()
     tokens, mask = decode.sources(QUERIES), np.ones((QUERIES, decode.SOURCE), bool)
     batch = {"tokens": tokens, "mask": mask, "codes": ids[:QUERIES]}
-    objective, rules = finetune.make_objective(functions, trie), finetune.rules(params, config)
+    objective, rules = finetune.make_objective(functions), finetune.rules(params, config)
+    memory = {"trie": jax.tree.map(jnp.copy, trie)}
     search = make_generator(functions, config=BeamConfig(beams=decode.BEAMS))
     asked = (tokens[:SEARCHES], mask[:SEARCHES], np.ones(SEARCHES, bool))
     return {
-        "retriever training": trained(objective, jax.tree.map(jnp.copy, params), batch, optim=config.optim, rules=rules, memory={}),
+        "retriever training": trained(objective, jax.tree.map(jnp.copy, params), batch, optim=config.optim, rules=rules, memory=memory),
         "beam search": called(search, params, trie, *asked),
     }
 

@@ -219,9 +219,9 @@ def test_retriever_step_and_beam_search():
         placed = put_batch(batch, mesh)
         present = put_batch(np.ones(16, bool), mesh)
         found.append(jax.device_get(generate(moved, replicate(trie, mesh), placed["tokens"], placed["mask"], present)[0]))
-        state = place(State(moved, optimiser.init(split(params, rules)[0]), {}, jnp.zeros((), jnp.int32)), mesh)
-        objective = retrieval_objective(functions, jax.device_put(trie))
-        step = make_step(objective, optimiser, rules, layout=tree_shardings(state, mesh))
+        memory = {"trie": jax.tree.map(jnp.copy, trie)}
+        state = place(State(moved, optimiser.init(split(params, rules)[0]), memory, jnp.zeros((), jnp.int32)), mesh)
+        step = make_step(retrieval_objective(functions), optimiser, rules, layout=tree_shardings(state, mesh))
         state, metrics = step(state, placed, jax.random.key(0))
         stepped.append(jax.device_get((state.moments, metrics)))
     for other in stepped[1:]:
