@@ -193,7 +193,7 @@ def main() -> None:
     keep_freed()
     described = read_run(flags.workdir)
     hosts.start(from_dict(HostsConfig, described["config"].get("hosts", {})) if described else HostsConfig())
-    console = Console(flags.console) if hosts.first() else Console.silent()
+    console = hosts.console(flags.console)
     config = FinetuneConfig(epochs=flags.epochs, batch_size=flags.batch_size)
     if flags.frozen:
         config = dataclasses.replace(config, language_model=0.0)

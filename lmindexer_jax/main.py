@@ -7,7 +7,7 @@ hosts (docs/multi_host.md), it is one run on the devices of all.
 import sys
 
 from lmindexer_jax.config import Config
-from lmindexer_jax.console import Console, run_main
+from lmindexer_jax.console import run_main
 from lmindexer_jax.flags import Flags
 from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.training import hosts
@@ -23,8 +23,7 @@ def main() -> None:
     from lmindexer_jax.run import execute
 
     hosts.start(config.hosts)
-    console = Console(config.console) if hosts.first() else Console.silent()
-    execute(config, workdir, console=console)
+    execute(config, workdir, console=hosts.console(config.console))
 
 
 def run() -> None:

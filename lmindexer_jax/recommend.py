@@ -10,7 +10,7 @@ it is one run on the devices of all.
 
 import sys
 
-from lmindexer_jax.console import Console, run_main
+from lmindexer_jax.console import run_main
 from lmindexer_jax.flags import Flags
 from lmindexer_jax.next_item import RecommendConfig, execute
 from lmindexer_jax.training import hosts
@@ -22,8 +22,7 @@ def main() -> None:
     """Parse and do it."""
     config, workdir = FLAGS.parse(sys.argv)
     hosts.start(config.hosts)
-    console = Console(config.console) if hosts.first() else Console.silent()
-    execute(config, workdir, console=console)
+    execute(config, workdir, console=hosts.console(config.console))
 
 
 def run() -> None:

@@ -21,13 +21,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lmindexer_jax.console import Console
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import residual
-from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.indexing.terms import Outcome, code_metrics
 from lmindexer_jax.indexing.recipe import StageKind
 from lmindexer_jax.models.quantiser import CodebookUpdate, RunningMean, start_running_mean, update_running_mean
 from lmindexer_jax.models.rqvae import Outputs, Params, RqVae, RqVaeConfig, RqVaeFunctions
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
 from lmindexer_jax.training.sharding import here, lay_out, place, replicate, split_rows
 from lmindexer_jax.training.steps import State, make_step

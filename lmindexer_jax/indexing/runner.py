@@ -28,7 +28,6 @@ from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.balance import distinct_within_groups
 from lmindexer_jax.indexing.centres import prefix_centres
 from lmindexer_jax.indexing.inputs import Inputs
-from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.indexing.kmeans import kmeans
 from lmindexer_jax.indexing.objective import make_objective, start_memory
 from lmindexer_jax.indexing.recipe import RecipeConfig, Stage, StageKind
@@ -36,6 +35,7 @@ from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
 from lmindexer_jax.models.quantiser import Similarity, similarities
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import make_optimiser, paths, split
 from lmindexer_jax.training.sharding import here, own_rows, place, put_batch, replicate, tree_shardings

@@ -3,11 +3,11 @@
 Slot t of the decoder, having read `<start>` and the codes before position t, gives the document's vector h_t. The
 published model takes that hidden state itself. With `pooled_weight` > 0 the vector is instead
 
-    h_t = pooled_weight * (pooled - centre_t) + linear_t(hidden_t)
+    h_t = weight_t * (pooled - centre_t) + linear_t(hidden_t)
 
-where `pooled` is the unit mean of the encoder's states and, with `lexical_weight` > 0, so many times the unit mean of
-the token embeddings (the first layer beside the last; Su 2021): contextual states tell what a text is about, word
-vectors which words it has. `centre_t` is the mean of `pooled` over the documents that share the prefix, and every `linear_t`
+where the weight is `pooled_weight` at position 1 and `residual_weight` later, and `pooled` is the unit mean of the encoder's
+states and, with `lexical_weight` > 0, so many times the unit mean of the token embeddings (the first layer beside the last;
+Su 2021): contextual states tell what a text is about, word vectors which words it has. `centre_t` is the mean of `pooled` over the documents that share the prefix, and every `linear_t`
 starts at zero: training starts from the embedding that the language model already has, and what the prefix explains
 is taken out, so that later codes do not repeat earlier ones. (One `linear` for all positions brought back by hidden_t what
 position 1 had learned to say. On corpora of few topics, later codes then did little but repeat the first.)

@@ -15,9 +15,9 @@ from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.retrieval.topk import Ranked, nothing
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import save_tree
+from lmindexer_jax.training.steps import Params
 
 FEWEST_PLACES = 16  # for histories, however short: each size is compiled
-Params = dict
 Rank = Callable[..., Ranked]  # (items, offsets, *, count, exclude_seen)
 
 

@@ -126,6 +126,7 @@ class Recommender(NextItem):
         params = jax.device_put(load_tree(folder / "params"))
         return make(config, head, table, text, params=params, beams=beams)
 
+
 @functools.cache
 def make_read(functions: RecommenderFunctions) -> Callable:
     """Compiled `(params, histories, catalogue) -> memory`."""

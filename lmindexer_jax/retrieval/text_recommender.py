@@ -103,6 +103,7 @@ class TextRecommender(NextItem):
         params = jax.device_put(load_tree(folder / "params"))
         return make(functions, params, id_table.load(folder / "ids"), tokens, length=length, beams=beams)
 
+
 @functools.cache
 def make_generate(functions: RetrieverFunctions, beams: int, every_id: bool) -> Callable:
     """`make_generator`, once for the same arguments."""

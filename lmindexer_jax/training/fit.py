@@ -17,9 +17,9 @@ from jaxtyping import PRNGKeyArray
 
 from lmindexer_jax.console import Console
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
 from lmindexer_jax.training.sharding import here, place, put_batch, tree_shardings
@@ -76,8 +76,7 @@ def fit(run: Fit, params: Params) -> Params:
         what they train.
     """
     hosts.agree(run.fingerprint, what="settings or data")
-    if hosts.first():
-        run.directory.mkdir(parents=True, exist_ok=True)
+    run.directory.mkdir(parents=True, exist_ok=True)
     hosts.barrier()
     params = place(params, run.mesh)
     optimiser = make_optimiser(run.optim, run.rules, params, steps=run.steps)

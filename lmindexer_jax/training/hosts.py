@@ -22,7 +22,7 @@ from jax._src import distributed  # its barriers and words are the only ones tha
 from jax._src.clusters import ClusterEnv  # what `jax.distributed.initialize` looks through
 from jax.experimental import multihost_utils
 
-from lmindexer_jax.console import EXIT_USER_ERROR
+from lmindexer_jax.console import EXIT_USER_ERROR, Console, Mode
 from lmindexer_jax.errors import UserError
 
 EXIT_LOST = 3  # of a process that has lost another one
@@ -120,6 +120,11 @@ def alone() -> Iterator[None]:
 def first() -> bool:
     """Whether this is the process that writes and speaks."""
     return jax.process_index() == 0
+
+
+def console(mode: Mode) -> Console:
+    """What this process says: of several the first alone speaks."""
+    return Console(mode) if first() else Console.silent()
 
 
 def barrier() -> None:
