@@ -26,7 +26,7 @@ from lmindexer_jax.indexing.recipe import StageKind
 from lmindexer_jax.models.quantiser import CodebookUpdate, RunningMean, start_running_mean, update_running_mean
 from lmindexer_jax.models.rqvae import Outputs, Params, RqVae, RqVaeConfig, RqVaeFunctions
 from lmindexer_jax.training import hosts
-from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.checkpoint import Checkpoints
 from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
 from lmindexer_jax.training.sharding import here, lay_out, place, replicate, split_rows
@@ -134,17 +134,12 @@ def moments(vectors: Float[np.ndarray, "N D"]) -> tuple[Float[np.ndarray, " D"],
 
 def restore(checkpoints: Checkpoints, like: State, *, fingerprint: str, console: Console) -> tuple[int, float, State]:
     """Epochs done, seconds spent and the state, of the newest whole checkpoint; `like` at 0 where there is none."""
-    for number in reversed(checkpoints.steps()):
-        try:
-            restored, meta = checkpoints.restore(number, like._asdict())
-        except DamagedCheckpoint as damage:
-            console.warn(f"{damage}; trying the checkpoint before it")
-            continue
-        if meta["fingerprint"] != fingerprint:
-            raise UserError(f"{checkpoints.directory}: these checkpoints belong to another run; use another --workdir")
-        console.note(f"resuming the rq-VAE after epoch {number}")
-        return number, meta["spent"], State(**restored)
-    return 0, 0.0, like
+    found = checkpoints.newest(lambda meta: like._asdict(), fingerprint=fingerprint, warn=console.warn)
+    if found is None:
+        return 0, 0.0, like
+    epoch, state, meta = found
+    console.note(f"resuming the rq-VAE after epoch {epoch}")
+    return epoch, meta["spent"], State(**state)
 
 
 def rules(config: RqVaeConfig) -> Rules:

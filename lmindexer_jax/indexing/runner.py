@@ -22,7 +22,6 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.groups import group_by_prefix
 from lmindexer_jax.data.pipeline import steps_per_epoch, training_batches
-from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.assign import corpus_codes, corpus_vectors, start_vectors
 from lmindexer_jax.indexing.assigners import Assigners
 from lmindexer_jax.indexing.balance import distinct_within_groups
@@ -34,7 +33,7 @@ from lmindexer_jax.indexing.recipe import RecipeConfig, Stage, StageKind
 from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
 from lmindexer_jax.models.quantiser import Similarity, similarities
 from lmindexer_jax.training import hosts
-from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.checkpoint import Checkpoints
 from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import make_optimiser, paths, split
@@ -168,32 +167,26 @@ def restore(run: Run, checkpoints: Checkpoints, assigners: Assigners) -> tuple[i
       UserError: there are checkpoints, but none can be read, or they belong to other settings.
     """
     hosts.barrier()
-    steps = checkpoints.steps()
-    for latest in reversed(steps):
-        try:
-            meta = checkpoints.meta(latest)
-            if meta["fingerprint"] != run.fingerprint:
-                raise UserError(f"{checkpoints.directory}: these checkpoints belong to another run; use another --workdir")
-            number, step = meta["stage"], meta["step"]
-            like = start(run, run.stages[number])[0] if step else resting(run)
-            restored, _ = checkpoints.restore(latest, tree(run, like))
-        except DamagedCheckpoint as damage:
-            run.console.warn(f"{damage}; trying the checkpoint before it")
-            continue
-        run.inputs.codes[:] = np.asarray(restored.pop("codes"))
-        run.spent.update(meta["spent"])
-        state = State(**restored)
-        run.params = state.params
-        if run.inputs.centres:
-            assigned = sum(stage.kind == StageKind.ASSIGN for stage in run.stages[:number])
-            known = min(assigned + 1, run.inputs.codes.shape[1])
-            run.inputs.centres = [assigners.load_centres(position) for position in range(known)]
-        where = run.stages[number].name if number < len(run.stages) else "the end"
-        run.console.note(f"resuming at {where}" + (f", step {step}" if step else ""))
-        return number, state if step else None, meta["iterator"]
-    if steps:
-        raise UserError(f"{checkpoints.directory}: no checkpoint can be read; move this folder away to start afresh")
-    return 0, None, None
+
+    def like(meta: dict) -> dict[str, Any]:
+        return tree(run, start(run, run.stages[meta["stage"]])[0] if meta["step"] else resting(run))
+
+    found = checkpoints.newest(like, fingerprint=run.fingerprint, warn=run.console.warn)
+    if found is None:
+        return 0, None, None
+    _, restored, meta = found
+    number, step = meta["stage"], meta["step"]
+    run.inputs.codes[:] = np.asarray(restored.pop("codes"))
+    run.spent.update(meta["spent"])
+    state = State(**restored)
+    run.params = state.params
+    if run.inputs.centres:
+        assigned = sum(stage.kind == StageKind.ASSIGN for stage in run.stages[:number])
+        known = min(assigned + 1, run.inputs.codes.shape[1])
+        run.inputs.centres = [assigners.load_centres(position) for position in range(known)]
+    where = run.stages[number].name if number < len(run.stages) else "the end"
+    run.console.note(f"resuming at {where}" + (f", step {step}" if step else ""))
+    return number, state if step else None, meta["iterator"]
 
 
 def resting(run: Run) -> State:

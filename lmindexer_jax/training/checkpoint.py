@@ -46,8 +46,8 @@ class Checkpoints:
     Saving goes on in the background while training continues; `save`, `wait` and `close` raise what went wrong there.
 
         with Checkpoints("runs/mine/checkpoints") as checkpoints:
-            checkpoints.save(step, state, meta={"stage": "warm-up"})
-            state, meta = checkpoints.restore(checkpoints.steps()[-1], state)
+            checkpoints.save(step, state, meta={"stage": "warm-up", "fingerprint": f})
+            step, state, meta = checkpoints.newest(lambda meta: state, fingerprint=f, warn=print)
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
@@ -124,6 +124,34 @@ class Checkpoints:
         """
         folder = self._folder(step)
         return _read_like(folder, like), manifest.read(folder)["meta"]
+
+    def newest(
+        self, like: Callable[[dict], Any], *, fingerprint: str, warn: Callable[[str], None]
+    ) -> tuple[int, Any, dict] | None:
+        """Step, state and meta of the newest checkpoint that can be read whole; None where none was saved.
+
+        Args:
+          like: gives, from a checkpoint's meta, the tree wanted of it, as `restore` takes it.
+          fingerprint: what the meta must hold under this name: settings and data of the run.
+          warn: is told of each damaged checkpoint.
+
+        Raises:
+          UserError: a checkpoint of another run, or none that can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                if self.meta(step)["fingerprint"] != fingerprint:
+                    raise UserError(
+                        f"{self.directory}: these checkpoints are of other settings or data; use another --workdir, "
+                        "or remove this folder to train afresh"
+                    )
+                return step, *self.restore(step, like(self.meta(step)))
+            except DamagedCheckpoint as damage:
+                warn(f"{damage}; trying the checkpoint before it")
+        if steps:
+            raise UserError(f"{self.directory}: no checkpoint can be read; move this folder away to train afresh")
+        return None
 
     def _folder(self, step: int) -> pathlib.Path:
         return self.directory / f"{step:08d}"

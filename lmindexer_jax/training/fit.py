@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lmindexer_jax.console import Console
-from lmindexer_jax.errors import UserError
 from lmindexer_jax.training import hosts
-from lmindexer_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from lmindexer_jax.training.checkpoint import Checkpoints
 from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
@@ -117,7 +116,7 @@ def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal:
                     with hosts.alone():
                         journal.write(taken, {"event": "epoch", **run.look(taken, params), "seconds": seconds()})
             if taken == run.steps or due(taken):
-                meta = {"step": taken, "fingerprint": run.fingerprint, "seconds": seconds()}
+                meta = {"fingerprint": run.fingerprint, "seconds": seconds()}
                 checkpoints.save(taken, _kept(state), meta=meta)
 
         def record(taken: int, metrics: dict) -> None:
@@ -144,17 +143,9 @@ def _kept(state: State) -> dict[str, Any]:
 
 def _restore(run: Fit, checkpoints: Checkpoints, fresh: State) -> tuple[State, float]:
     """The state of the newest whole checkpoint and the seconds spent until then, or `fresh` where there is none."""
-    steps = checkpoints.steps()
-    for latest in reversed(steps):
-        try:
-            if checkpoints.meta(latest)["fingerprint"] != run.fingerprint:
-                raise UserError(f"{checkpoints.directory}: from other settings or data; remove the folder to train afresh")
-            state, meta = checkpoints.restore(latest, _kept(fresh))
-        except DamagedCheckpoint as damage:
-            run.console.warn(f"{damage}; trying the checkpoint before it")
-            continue
-        run.console.note(f"resuming at step {latest:,} of {run.steps:,}")
-        return State(**state)._replace(memory=fresh.memory), meta.get("seconds", 0.0)
-    if steps:
-        raise UserError(f"{checkpoints.directory}: no checkpoint can be read; remove the folder to train afresh")
-    return fresh, 0.0
+    found = checkpoints.newest(lambda meta: _kept(fresh), fingerprint=run.fingerprint, warn=run.console.warn)
+    if found is None:
+        return fresh, 0.0
+    step, state, meta = found
+    run.console.note(f"resuming at step {step:,} of {run.steps:,}")
+    return State(**state)._replace(memory=fresh.memory), meta.get("seconds", 0.0)

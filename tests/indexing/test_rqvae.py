@@ -136,7 +136,7 @@ def test_other_checkpoints_and_senseless_settings_are_one_line(vectors, whole):
     functions, state = begin(vectors)
     with Checkpoints(whole[1] / "checkpoints") as checkpoints:
         assert checkpoints.steps()
-        with pytest.raises(UserError, match="another run"):
+        with pytest.raises(UserError, match="of other settings or data"):
             like = rqvae.start(
                 functions, jnp.asarray(vectors), rqvae.RqVaeTraining(epochs=12, batch_size=64), steps=10,
                 key=jax.random.key(0),

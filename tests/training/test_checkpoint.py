@@ -192,6 +192,29 @@ def test_another_format_is_named(tmp_path):
         load_tree(tmp_path)
 
 
+def test_the_newest_that_is_whole_is_taken(tmp_path):
+    told = []
+    find = {"like": lambda meta: state(), "fingerprint": "mine", "warn": told.append}
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        assert checkpoints.newest(**find) is None
+        for step in (1, 2):
+            checkpoints.save(step, state(step), meta={"fingerprint": "mine"})
+        checkpoints.wait()
+        step, found, meta = checkpoints.newest(**find)
+        assert step == 2 and meta == {"fingerprint": "mine"} and not told
+        same(found, state(2))
+        truncate(max(files(checkpoints.directory / "00000002"), key=lambda path: path.stat().st_size))
+        step, found, _ = checkpoints.newest(**find)
+        assert step == 1
+        same(found, state(1))
+        assert len(told) == 1 and "00000002" in told[0] and "trying the checkpoint before it" in told[0]
+        with pytest.raises(UserError, match="of other settings or data"):
+            checkpoints.newest(**find | {"fingerprint": "yours"})
+        truncate(max(files(checkpoints.directory / "00000001"), key=lambda path: path.stat().st_size))
+        with pytest.raises(UserError, match="no checkpoint can be read"):
+            checkpoints.newest(**find)
+
+
 def test_a_damaged_step_is_replaced_and_costs_no_other(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2, 3):
