@@ -12,7 +12,7 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,7 @@ def execute(
     workdir: pathlib.Path,
     *,
     queries: str = "",
+    splits: Sequence[str] = (),
     config: FinetuneConfig | None = None,
     mesh: MeshConfig | None = None,
     seed: int = 0,
@@ -69,6 +70,7 @@ def execute(
     Args:
       workdir: of a finished run.
       queries: folder or name of a set of queries; "" makes them from the documents.
+      splits: of that set, to measure on; by default test, or else validation, or else dev.
       config: how to train.
       mesh: of the devices; splits the batch alone by default.
       seed: of pseudo-queries, their order and what parameters start from.
@@ -91,7 +93,7 @@ def execute(
     cache = cache_root(run.config.corpus.cache_dir)
     with hosts.first_goes_ahead():
         corpus = run.corpus()
-        pairs, held = open_pairs(queries, corpus, run.config, count=config.pseudo_queries, seed=seed)
+        pairs, held = open_pairs(queries, splits, corpus, run.config, count=config.pseudo_queries, seed=seed)
         tokenizer = open_tokenizer(run.config, preset, corpus, workdir)
         texts = open_tokens(pairs, tokenizer, max_length=config.max_length, cache_dir=cache)
         documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)
@@ -142,14 +144,18 @@ def execute(
     return summary
 
 
-def open_pairs(queries: str, corpus: Corpus, config: Config, *, count: int, seed: int) -> tuple[query_pairs.Pairs, list[Held]]:
+def open_pairs(
+    queries: str, splits: Sequence[str], corpus: Corpus, config: Config, *, count: int, seed: int
+) -> tuple[query_pairs.Pairs, list[Held]]:
     """What a retriever learns from, and what it is measured by: from a folder or a named set of queries, or from the
     documents alone where `queries` is empty."""
     if not queries:
+        if splits:
+            raise UserError("--split names a part of a set of queries: give the set by --queries")
         return query_pairs.from_documents(corpus, count=count, seed=seed)
     source = {"path": queries} if pathlib.Path(queries).expanduser().is_dir() else {"name": queries}
     task = open_task(RelevanceConfig(**source, cache_dir=config.corpus.cache_dir), corpus.ids().to_pylist())
-    return query_pairs.from_task(task, corpus, count=count, seed=seed)
+    return query_pairs.from_task(task, corpus, count=count, seed=seed, splits=splits)
 
 
 def measure_all(searcher: Searcher, corpus: Corpus, held: list[Held]) -> dict[str, dict[str, dict[str, float]]]:
@@ -178,6 +184,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lmindexer-finetune", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument("--queries", default="", help="folder in BEIR's layout, or a name; default: made from the documents")
+    parser.add_argument("--split", action="append", default=[], help="of --queries, to measure on; repeat it for more; default: test")
     parser.add_argument("--epochs", type=float, default=FinetuneConfig.epochs, help="over the pairs")
     parser.add_argument("--batch-size", type=int, default=FinetuneConfig.batch_size)
     parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is: quicker, less good")
@@ -198,7 +205,7 @@ def main() -> None:
     if flags.frozen:
         config = dataclasses.replace(config, language_model=0.0)
     mesh = MeshConfig(fsdp=flags.fsdp)
-    execute(flags.workdir, queries=flags.queries, config=config, mesh=mesh, seed=flags.seed, console=console)
+    execute(flags.workdir, queries=flags.queries, splits=flags.split, config=config, mesh=mesh, seed=flags.seed, console=console)
     console.success(f'try: python -m lmindexer_jax.search --workdir {flags.workdir} "a query"')
     console.note(f"or as a page: python -m lmindexer_jax.serve --workdir {flags.workdir}")
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -13,6 +13,7 @@ from lmindexer_jax.data.qrels import Qrels, make_qrels, one_each
 from lmindexer_jax.data.relevance import Queries, RetrievalTask
 from lmindexer_jax.errors import UserError
 
+TRAIN = "train"
 HELD_OUT = ("test", "validation", "dev")  # splits to measure on, in order of preference
 MOST_HELD_OUT = 1000  # documents
 SUMMARY = "summary"  # a column of one-line descriptions, where the corpus keeps one
@@ -113,26 +114,39 @@ def _held_links(summaries: list[str], asking: Int[np.ndarray, " M"], related: In
     return Held([summaries[row] for row in askers], qrels, "held-out See Also links", without=askers)
 
 
-def from_task(task: RetrievalTask, corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, list[Held]]:
-    """Pairs from a task's training queries, beside every document's text and pseudo-queries; its test queries held out.
+def from_task(
+    task: RetrievalTask, corpus: Corpus, *, count: int, seed: int, splits: Sequence[str] = ()
+) -> tuple[Pairs, list[Held]]:
+    """Pairs from a task's training queries, beside every document's text and pseudo-queries; other splits are held out.
+
+    Args:
+      count: pseudo-queries of a document.
+      seed: of which sentences they are.
+      splits: to measure on; what is learned from does not depend on them. By default the first there is of `HELD_OUT`.
 
     Raises:
-      UserError: the task has no split to measure on, or no query of it has an answer.
+      UserError: the task has no split to measure on or not those named, or no query of one has an answer.
     """
-    name = next((name for name in HELD_OUT if name in task.splits), None)
-    if name is None:
-        raise UserError(f"no split to measure on among {', '.join(task.splits)}; call one of them {' or '.join(HELD_OUT)}")
-    queries = task.split(name).answerable()
-    if not len(queries):
-        raise UserError(f"no query of split {name!r} has a relevant document")
+    if TRAIN in splits:
+        raise UserError(f"split {TRAIN!r} is what is learned from; measure on another of {', '.join(task.splits)}")
+    names = splits or [name for name in HELD_OUT if name in task.splits][:1]
+    if not names:
+        raise UserError(f"no split to measure on among {', '.join(task.splits)}; call one of them {' or '.join(HELD_OUT)}, or name it")
+    held = []
+    for name in names:
+        queries = task.split(name).answerable()
+        if not len(queries):
+            raise UserError(f"no query of split {name!r} has a relevant document")
+        held.append(Held(queries.texts, queries.qrels, f"queries of split {name}"))
     texts, rows = [], []
     for row in range(len(corpus)):
         own = [corpus.text(row), *pseudo_queries(corpus.text(row), seed=seed, count=count)]
         texts += own
         rows += [row] * len(own)
-    asked = _asked(task.splits["train"], set(queries.texts)) if "train" in task.splits else Pairs([], np.zeros(0, np.int64))
+    others = {text for name, queries in task.splits.items() if name != TRAIN for text in queries.texts}
+    asked = _asked(task.splits[TRAIN], others) if TRAIN in task.splits else Pairs([], np.zeros(0, np.int64))
     pairs = Pairs(texts + asked.texts, np.concatenate([np.asarray(rows, np.int64), asked.rows]))
-    return pairs, [Held(queries.texts, queries.qrels, f"queries of split {name}")]
+    return pairs, held
 
 
 def _asked(queries: Queries, held: set[str]) -> Pairs:

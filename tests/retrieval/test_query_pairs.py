@@ -4,7 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lmindexer_jax.retrieval.query_pairs import from_documents
+from lmindexer_jax.data.qrels import make_qrels
+from lmindexer_jax.data.relevance import Queries, RetrievalTask
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.retrieval.query_pairs import from_documents, from_task
 
 
 class Corpus:
@@ -55,3 +58,32 @@ def test_a_corpus_without_links_holds_out_summaries_alone(corpus):
     corpus.fields = ("summary",)
     pairs, held = from_documents(corpus, count=2, seed=0)
     assert [each.source for each in held] == ["held-out summaries"] and len(pairs.texts) == len(pairs.rows)
+
+
+def queries(*texts):
+    """Query i asks for document i."""
+    rows = np.arange(len(texts))
+    return Queries([f"q{row}" for row in rows], list(texts), make_qrels(rows, rows, np.ones(len(texts), np.int64), queries=len(texts)))
+
+
+@pytest.fixture
+def task():
+    splits = {"train": queries("learned", "asked in a test", "asked of TREC"), "dev": queries("tuned"), "trec": queries("asked of TREC")}
+    return RetrievalTask(40, splits | {"test": queries("asked in a test")}, {})
+
+
+@pytest.mark.parametrize(("splits", "measured"), [((), ["test"]), (("trec",), ["trec"]), (("trec", "dev"), ["trec", "dev"])])
+def test_any_split_can_be_measured_and_none_is_learned_from(corpus, task, splits, measured):
+    pairs, held = from_task(task, corpus, count=2, seed=0, splits=splits)
+    assert [each.source for each in held] == [f"queries of split {name}" for name in measured]
+    assert [each.texts for each in held] == [task.splits[name].texts for name in measured]
+    assert "learned" in pairs.texts and not {"asked in a test", "asked of TREC", "tuned"} & set(pairs.texts)
+    assert pairs.texts == from_task(task, corpus, count=2, seed=0)[0].texts
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"), [(("train",), "what is learned from"), (("tset",), "no split 'tset'.*train, dev, trec, test")]
+)
+def test_a_split_that_cannot_be_measured_is_named(corpus, task, splits, said):
+    with pytest.raises(UserError, match=said):
+        from_task(task, corpus, count=2, seed=0, splits=splits)
