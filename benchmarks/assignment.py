@@ -68,7 +68,7 @@ class Ours:
         """Text to codes (N, T)."""
         unlabelled, functions = self.tokenizer.special_ids, self.functions[precision]
         console = Console(Mode.QUIET)
-        return code(functions, self.assigners, self.store(corpus), self.config, unlabelled=unlabelled, console=console)
+        return code(functions, self.assigners, self.store(corpus), config=self.config, unlabelled=unlabelled, console=console)
 
     def embeddings(self, corpus: Corpus, rows: int) -> np.ndarray:
         """float32 document embeddings of the first texts, to show that both sides compute the same."""

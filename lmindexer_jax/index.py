@@ -4,11 +4,14 @@
 """
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import pathlib
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +28,7 @@ from lmindexer_jax.data.prepared import is_own
 from lmindexer_jax.data.tokenizer import Tokenizer
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.files import load_array, save_array
 from lmindexer_jax.finished import open_finished
 from lmindexer_jax.indexing import id_lines, id_table, two_stage
 from lmindexer_jax.indexing.assign import corpus_codes
@@ -41,7 +45,7 @@ from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.prepare import dropped_text, language_model_config, open_tokenizer, read_run
 from lmindexer_jax.typed import from_dict
 
-CHUNK = 8192  # documents whose encoder states are held at a time
+CHUNK = 8192  # documents whose encoder states are held at a time, and that a kill costs at most
 
 
 def index(
@@ -80,12 +84,9 @@ def index(
     functions, tokenizer, store = open_documents(workdir, corpus, cache_dir=corpus_config.cache_dir)
     names = corpus.ids().to_pylist()
     if learned:
-        assigners = Assigners(workdir / "assigners")
-        parts = [
-            code(functions, assigners, part, config, unlabelled=tokenizer.special_ids, console=console)
-            for part in chunks(store)
-        ]
-        codes = np.concatenate(parts)
+        home = cache_root(corpus_config.cache_dir) / "coded" / f"{model[:16]}-{store.hash[:16]}-{run['precision']}"
+        coder = functools.partial(code, functions, Assigners(workdir / "assigners"), config=config, unlabelled=tokenizer.special_ids)
+        codes = in_parts(coder, store, home, console=console)
     else:
         codes = two_stage.code(
             config.indexer_kind,
@@ -149,18 +150,34 @@ def new_vectors(
     )
 
 
-def chunks(store: TokenStore) -> Iterator[TokenStore]:
-    """The store in parts of bounded size."""
-    for first in range(0, len(store), CHUNK):
-        yield store.part(first, min(first + CHUNK, len(store)))
+def in_parts(
+    code: Callable[..., Int[np.ndarray, "M T"]], store: TokenStore, home: pathlib.Path, *, console: Console
+) -> Int[np.ndarray, "N T"]:
+    """The codes of a store of any size, part by part; those that a killed call leaves in `home` are not made again."""
+    home.mkdir(parents=True, exist_ok=True)
+    firsts = range(0, len(store), CHUNK)
+    parts = {home / f"{first}.npy": store.part(first, min(first + CHUNK, len(store))) for first in firsts}
+    codes = {}
+    for path in filter(pathlib.Path.exists, parts):
+        with contextlib.suppress(ValueError):  # damaged: it is made anew
+            codes[path] = load_array(path)
+    done = sum(map(len, codes.values()))
+    with console.progress("codes", total=len(store), unit="documents", start=done) as progress:
+        for path, part in parts.items():
+            if path not in codes:
+                codes[path] = code(part, console=Console(Mode.QUIET) if len(parts) > 1 else console)
+                save_array(path, codes[path])
+                progress.advance(len(part))
+    shutil.rmtree(home)
+    return np.concatenate([codes[path] for path in parts])
 
 
 def code(
     functions: IndexerFunctions,
     assigners: Assigners,
     store: TokenStore,
-    config: Config,
     *,
+    config: Config,
     unlabelled: tuple[int, ...],
     console: Console,
 ) -> Int[np.ndarray, "N T"]:

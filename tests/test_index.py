@@ -49,6 +49,31 @@ def test_the_same_text_gets_the_same_codes_alone_and_in_company(home):
     assert len({tuple(row) for row in many.full_ids.tolist()}) == 100, "collisions are counted apart"
 
 
+def test_what_a_killed_call_has_coded_is_not_coded_again(home, monkeypatch):
+    whole = index(home / "run", renamed(home, range(60), "whole.jsonl"), console=Console(Mode.QUIET))[1]
+    monkeypatch.setattr(command, "CHUNK", 16)
+    code, sizes = command.code, []
+
+    def killed(functions, assigners, store, **rest):
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+        sizes.append(len(store))
+        return code(functions, assigners, store, **rest)
+
+    monkeypatch.setattr(command, "code", killed)
+    corpus = renamed(home, range(60), "killed.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        index(home / "run", corpus, console=Console(Mode.QUIET))
+    first, *_ = left = sorted((home / "cache" / "coded").rglob("*.npy"))
+    assert len(left) == 3
+    first.write_bytes(first.read_bytes()[:100])
+    sizes.clear()
+    again = index(home / "run", corpus, console=Console(Mode.QUIET))[1]
+    assert sizes == [16, 12], "the damaged part and the one that was missing"
+    np.testing.assert_array_equal(again.full_ids, whole.full_ids)
+    assert not list((home / "cache" / "coded").iterdir())
+
+
 def test_the_one_output_of_an_older_run_serves_every_position(tmp_path):
     params = {"encoder": np.ones(3), "codebook_0": np.ones((2, 4)), "codebook_1": np.ones((2, 4)), "output": np.arange(16.0).reshape(4, 4)}
     Assigners(tmp_path).save(0, params, codes=np.zeros(1, np.int32))
