@@ -12,6 +12,7 @@ epochs of the whole model). Runs that are finished are read, those that were kil
 import argparse
 import json
 import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -68,10 +69,13 @@ def measured(workdir: pathlib.Path) -> dict[str, float]:
 def main() -> None:
     """Run what is not finished, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("corpus")
+    parser.add_argument("corpus", nargs="?", help="items.jsonl; without it there is nothing to measure")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/recipe"))
     given = parser.parse_args()
+    if given.corpus is None:
+        print("benchmarks/recipe.py: give the items of Amazon Beauty, as for configs/beauty.py", file=sys.stderr)
+        return
     rows = {}
     for number, (continuous, quantised) in enumerate(LENGTHS):
         config = settings(of_length(continuous, quantised), given.corpus, given.seed)
