@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
-from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.cache import cache_root, keep_compiled
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.data.prepared import is_own
@@ -240,6 +240,7 @@ def main() -> None:
     if not flags.output.absolute().parent.is_dir():
         raise UserError(f"{flags.output}: no such folder to write to; make it, or give another file by -o")
     keep_freed()
+    keep_compiled(flags.cache_dir)
     run = read_run(flags.workdir)
     template = flags.template or (run["config"]["corpus"]["template"] if run else CorpusConfig.template)
     named = is_own(flags.documents) and not pathlib.Path(flags.documents).exists()
