@@ -7,7 +7,7 @@ import sys
 _MALLOPT = {
     -8: 1,  # M_ARENA_MAX: one heap for all threads, so that what one frees another finds
     -4: 0,  # M_MMAP_MAX: no block of its own from the system, however large
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: give the top of the heap back never
+    -1: -1,  # M_TRIM_THRESHOLD: give the top of the heap back never; the largest int would mean above two gigabytes
     -2: 2**28,  # M_TOP_PAD: ask for 256 MB at a time
 }
 
