@@ -155,8 +155,8 @@ def in_parts(
 ) -> Int[np.ndarray, "N T"]:
     """The codes of a store of any size, part by part; those that a killed call leaves in `home` are not made again."""
     home.mkdir(parents=True, exist_ok=True)
-    firsts = range(0, len(store), CHUNK)
-    parts = {home / f"{first}.npy": store.part(first, min(first + CHUNK, len(store))) for first in firsts}
+    bounds = [(first, min(first + CHUNK, len(store))) for first in range(0, len(store), CHUNK)]
+    parts = {home / f"{first}-{last}.npy": store.part(first, last) for first, last in bounds}
     codes = {}
     for path in filter(pathlib.Path.exists, parts):
         with contextlib.suppress(ValueError):  # damaged: it is made anew

@@ -141,12 +141,13 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                if self.meta(step)["fingerprint"] != fingerprint:
+                meta = self.meta(step)
+                if meta["fingerprint"] != fingerprint:
                     raise UserError(
                         f"{self.directory}: these checkpoints are of other settings or data; use another --workdir, "
                         "or remove this folder to train afresh"
                     )
-                return step, *self.restore(step, like(self.meta(step)))
+                return step, self.restore(step, like(meta))[0], meta
             except DamagedCheckpoint as damage:
                 warn(f"{damage}; trying the checkpoint before it")
         if steps:
