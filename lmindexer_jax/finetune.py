@@ -126,7 +126,7 @@ def execute(
         seed=seed,
         console=console,
         checkpoint_seconds=run.config.checkpoint_seconds,
-        identity=f"{table.digest} {content_hash(params)}",
+        identity=f"{table.digest} {content_hash(whole)}",
     )
     kept.save(workdir, functions, params, tokenizer, table=table, query_length=config.max_length, vectors=vectors)
     searcher = Searcher.load(workdir)

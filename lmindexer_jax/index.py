@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
-from lmindexer_jax.data.cache import cache_root, keep_compiled
+from lmindexer_jax.data.cache import cache_root, keep_compiled, locked
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.data.prepared import is_own
@@ -153,22 +153,24 @@ def new_vectors(
 def in_parts(
     code: Callable[..., Int[np.ndarray, "M T"]], store: TokenStore, home: pathlib.Path, *, console: Console
 ) -> Int[np.ndarray, "N T"]:
-    """The codes of a store of any size, part by part; those that a killed call leaves in `home` are not made again."""
-    home.mkdir(parents=True, exist_ok=True)
+    """The codes of a store of any size, part by part; those that a killed call leaves in `home` are not made again, and of
+    two calls at once the second waits."""
     bounds = [(first, min(first + CHUNK, len(store))) for first in range(0, len(store), CHUNK)]
     parts = {home / f"{first}-{last}.npy": store.part(first, last) for first, last in bounds}
     codes = {}
-    for path in filter(pathlib.Path.exists, parts):
-        with contextlib.suppress(ValueError):  # damaged: it is made anew
-            codes[path] = load_array(path)
-    done = sum(map(len, codes.values()))
-    with console.progress("codes", total=len(store), unit="documents", start=done) as progress:
-        for path, part in parts.items():
-            if path not in codes:
-                codes[path] = code(part, console=Console(Mode.QUIET) if len(parts) > 1 else console)
-                save_array(path, codes[path])
-                progress.advance(len(part))
-    shutil.rmtree(home)
+    with locked(home):
+        home.mkdir(exist_ok=True)
+        for path in filter(pathlib.Path.exists, parts):
+            with contextlib.suppress(ValueError):  # damaged: it is made anew
+                codes[path] = load_array(path)
+        done = sum(map(len, codes.values()))
+        with console.progress("codes", total=len(store), unit="documents", start=done) as progress:
+            for path, part in parts.items():
+                if path not in codes:
+                    codes[path] = code(part, console=Console(Mode.QUIET) if len(parts) > 1 else console)
+                    save_array(path, codes[path])
+                    progress.advance(len(part))
+        shutil.rmtree(home)
     return np.concatenate([codes[path] for path in parts])
 
 

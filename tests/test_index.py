@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -71,7 +72,32 @@ def test_what_a_killed_call_has_coded_is_not_coded_again(home, monkeypatch):
     again = index(home / "run", corpus, console=Console(Mode.QUIET))[1]
     assert sizes == [16, 12], "the damaged part and the one that was missing"
     np.testing.assert_array_equal(again.full_ids, whole.full_ids)
-    assert not list((home / "cache" / "coded").iterdir())
+    assert not list((home / "cache" / "coded").rglob("*.npy"))
+
+
+def test_of_two_calls_for_the_same_documents_the_second_waits(home, monkeypatch):
+    entered, ended, code = threading.Event(), threading.Event(), command.code
+
+    def slow(*given, **rest):
+        if threading.current_thread() is second:
+            entered.set()
+            assert ended.wait(60)
+        else:
+            second.start()
+            entered.wait(0.5)  # it does not come
+        return code(*given, **rest)
+
+    monkeypatch.setattr(command, "code", slow)
+    corpus, found = renamed(home, range(60), "both.jsonl"), {}
+
+    def call(name):
+        found[name] = index(home / "run", corpus, console=Console(Mode.QUIET))[1]
+
+    second = threading.Thread(target=call, args=("second",))
+    call("first")
+    ended.set()
+    second.join()
+    np.testing.assert_array_equal(found["second"].full_ids, found["first"].full_ids)
 
 
 def test_the_one_output_of_an_older_run_serves_every_position(tmp_path):

@@ -1,9 +1,10 @@
 """Things built once and reopened: a directory appears whole or not at all, whoever is killed while building it."""
 
+import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -20,18 +21,26 @@ def keep_compiled(cache_dir: str) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_root(cache_dir) / "compiled"))
 
 
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Wait until no other process works on `directory`, which need not exist, and keep others waiting meanwhile. The system
+    frees the lock when its holder dies."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(directory.with_name(f".{directory.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build_once(directory: Path, build: Callable[[Path], None]) -> Path:
     """Returns `directory`, built by `build(partial_directory)` if it is not there yet.
 
-    The build goes to a hidden neighbour that is renamed when it is complete. A lock, which the system frees when its
-    holder dies, makes a second process wait for the first; what a killed build has left is removed by the next one.
+    The build goes to a hidden neighbour that is renamed when it is complete. A second process waits for the first; what a
+    killed build has left is removed by the next one.
     """
     if directory.exists():
         return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
-    with open(directory.with_name(f".{directory.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(directory):
         if directory.exists():
             return directory
         if partial.exists():
