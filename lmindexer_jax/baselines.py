@@ -13,7 +13,7 @@ from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data import alignment, trec
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.documents import CorpusConfig, OnBad
-from lmindexer_jax.data.relevance import Queries, RelevanceConfig, RetrievalTask, folder_corpus, open_task
+from lmindexer_jax.data.relevance import TRAIN, RelevanceConfig, RetrievalTask, folder_corpus, open_task
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.retrieval.dense import Dense, DenseConfig, frozen_encoder
@@ -32,12 +32,6 @@ def open_both(corpus: CorpusConfig, relevance: RelevanceConfig, *, console: Cons
     for finding in alignment.check(task):
         console.warn(str(finding))
     return documents, task
-
-
-def evaluate(retriever, queries: Queries) -> tuple[ranking.Scores, tuple]:
-    """Per-query scores of a retriever, and its `Ranked` documents."""
-    ranked = retriever.search(queries.texts, k=DEPTH)
-    return ranking.evaluate(ranked.rows, queries.qrels, cutoffs=(1, 10)), ranked
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -79,6 +73,9 @@ def main() -> None:
     queries = queries.answerable()
     if not len(queries):
         raise UserError(f"no query of split {flags.split!r} has a relevant document")
+    slices = {}
+    if TRAIN in task.splits and flags.split != TRAIN:
+        slices = ranking.seen_and_unseen(task.split(TRAIN).qrels.answers, len(corpus))
     texts = [text for batch in corpus.batches() for text in batch]
     retrievers = {"bm25": Bm25(texts)}
     if flags.encoder:
@@ -86,9 +83,9 @@ def main() -> None:
         retrievers[flags.encoder] = Dense(encode(texts), encode)
     rows = []
     for name, retriever in retrievers.items():
-        scores, ranked = evaluate(retriever, queries)
-        means = ranking.means(scores)
-        rows.append((name, *(means[metric] for metric in SHOWN)))
+        ranked = retriever.search(queries.texts, k=DEPTH)
+        means = ranking.means_by_slice(name, ranked.rows, queries.qrels, slices, cutoffs=(1, 10))
+        rows += [(part, *(values[metric] for metric in SHOWN)) for part, values in means.items()]
         if flags.runs:
             flags.runs.mkdir(parents=True, exist_ok=True)
             path = flags.runs / f"{name.replace('/', '_')}.run"

@@ -12,7 +12,7 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
+from lmindexer_jax.data import trec
 from lmindexer_jax.data.cache import cache_root, keep_compiled
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.relevance import RelevanceConfig, open_task
@@ -43,7 +44,6 @@ from lmindexer_jax.retrieval.lexical import Bm25
 from lmindexer_jax.retrieval.searcher import Searcher
 from lmindexer_jax.retrieval.settle import settle
 from lmindexer_jax.retrieval.query_pairs import Held
-from lmindexer_jax.retrieval.topk import Ranked
 from lmindexer_jax.retrieval.trie import END
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.hosts import HostsConfig
@@ -63,6 +63,7 @@ def execute(
     config: FinetuneConfig | None = None,
     mesh: MeshConfig | None = None,
     seed: int = 0,
+    runs: pathlib.Path | None = None,
     console: Console,
 ) -> dict:
     """Train, keep and measure; the same call goes on where a killed one stood.
@@ -74,6 +75,7 @@ def execute(
       config: how to train.
       mesh: of the devices; splits the batch alone by default.
       seed: of pseudo-queries, their order and what parameters start from.
+      runs: a folder, made where it is missing, for what was found for the held-out queries.
       console: shows progress.
 
     Returns:
@@ -86,6 +88,8 @@ def execute(
     config = config or FinetuneConfig()
     if config.epochs <= 0 or config.batch_size < 1:
         raise UserError("finetune: give epochs above 0 and a batch size of at least 1")
+    if runs:
+        runs.mkdir(parents=True, exist_ok=True)
     run = open_finished(workdir)
     table = run.table
     keep_compiled(run.config.corpus.cache_dir)
@@ -132,7 +136,7 @@ def execute(
     searcher = Searcher.load(workdir)
     if hosts.first():
         with hosts.alone():
-            measured = measure_all(searcher, corpus, held)
+            measured = measure(searcher, corpus, held, runs=runs)
         asked = {each.source: len(each.texts) for each in held}
         with replacing(workdir / SUMMARY) as path:
             path.write_text(json.dumps({"documents": len(table), "pairs": len(pairs), "queries": asked, "held_out": measured}, indent=1))
@@ -158,25 +162,42 @@ def open_pairs(
     return query_pairs.from_task(task, corpus, count=count, seed=seed, splits=splits)
 
 
-def measure_all(searcher: Searcher, corpus: Corpus, held: list[Held]) -> dict[str, dict[str, dict[str, float]]]:
-    """`measure` of every kind of held-out queries: the retriever with and without its vectors, beside BM25."""
+def measure(
+    searcher: Searcher, corpus: Corpus, held: list[Held], *, runs: pathlib.Path | None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Means over every kind of held-out queries: the retriever with and without its vectors, beside BM25.
+
+    A document that asks is taken out of its own answers. Documents that answered training queries stand apart too.
+
+    Args:
+      runs: a folder for what was found, as TREC's run files, and the judgements.
+    """
     retrievers = {
         "bm25": Bm25([text for batch in corpus.batches() for text in batch]).search,
         "retriever": searcher.rank,
         "by ID alone": functools.partial(searcher.rank, by_id=True),
     }
-    return {each.source: measure(retrievers, each) for each in held}
+    documents, measured = searcher.table.ids.to_pylist(), {}
+    for each in held:
+        slices, means = ranking.seen_and_unseen(each.asked, len(documents)), {}
+        for name, search in retrievers.items():
+            ranked = search(each.texts, k=10 + (each.without is not None))
+            rows = ranked.rows
+            if each.without is not None:
+                rows = np.where(rows == each.without[:, None], -1, rows)  # which takes no rank
+            means |= ranking.means_by_slice(name, rows, each.qrels, slices, cutoffs=(1, 10))
+            if runs:
+                path = runs / f"{file_name(each.source)}-{file_name(name)}.run"
+                trec.write_run(path, rows, ranked.scores, queries=each.ids, documents=documents, tag=file_name(name))
+        if runs:
+            trec.write_qrels(runs / f"{file_name(each.source)}.qrels", each.qrels, queries=each.ids, documents=documents)
+        measured[each.source] = means
+    return measured
 
 
-def measure(retrievers: dict[str, Callable[..., Ranked]], held: Held) -> dict[str, dict[str, float]]:
-    """Means over held-out queries, by retriever; a document that asks is taken out of its own answers."""
-    means = {}
-    for name, search in retrievers.items():
-        rows = search(held.texts, k=10 + (held.without is not None)).rows
-        if held.without is not None:
-            rows = np.where(rows == held.without[:, None], -1, rows)  # which takes no rank
-        means[name] = ranking.means(ranking.evaluate(rows, held.qrels, cutoffs=(1, 10)))
-    return means
+def file_name(text: str) -> str:
+    """Words as a part of a file's name."""
+    return text.lower().replace(" ", "-")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -189,6 +210,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=FinetuneConfig.batch_size)
     parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is: quicker, less good")
     parser.add_argument("--fsdp", type=int, default=MeshConfig.fsdp, help="devices that share parameters, as mesh.fsdp of a config")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder for TREC run files and qrels of the held-out queries")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
     return parser.parse_args(arguments)
@@ -205,7 +227,16 @@ def main() -> None:
     if flags.frozen:
         config = dataclasses.replace(config, language_model=0.0)
     mesh = MeshConfig(fsdp=flags.fsdp)
-    execute(flags.workdir, queries=flags.queries, splits=flags.split, config=config, mesh=mesh, seed=flags.seed, console=console)
+    execute(
+        flags.workdir,
+        queries=flags.queries,
+        splits=flags.split,
+        config=config,
+        mesh=mesh,
+        seed=flags.seed,
+        runs=flags.runs,
+        console=console,
+    )
     console.success(f'try: python -m lmindexer_jax.search --workdir {flags.workdir} "a query"')
     console.note(f"or as a page: python -m lmindexer_jax.serve --workdir {flags.workdir}")
 

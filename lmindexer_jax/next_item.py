@@ -165,10 +165,10 @@ def conclude(
     exact: dict[str, float] = {}
     if config.method not in (Method.SASREC, Method.POPULARITY) and config.exact_users:
         exact = protocol.agreement(rank, splits["test"], count=config.exact_users)
-    groups = prefix_ids(table.codes)[:, -1]
+    groups, counts = prefix_ids(table.codes)[:, -1], splits["train"].counts(len(table))
     summary = {"method": config.method, "items": len(table), "users": len(splits["test"]), "seed": config.seed}
     for name in ("validation", "test"):
-        summary[name], ranked = protocol.evaluate(rank, splits[name], groups)
+        summary[name], ranked = protocol.evaluate(rank, splits[name], groups, counts)
     protocol.write_files(workdir, ranked, splits["test"], table, tag=config.method)
     summary |= {"beam": exact, "minutes": (time.monotonic() - started) / 60, "device": jax.devices()[0].device_kind}
     with replacing(workdir / "summary.json") as path:

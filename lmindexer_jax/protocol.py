@@ -26,15 +26,20 @@ def glance(rank: Rank, users: Sequences) -> dict[str, float]:
     return {name: means[name] for name in shown()}
 
 
-def evaluate(rank: Rank, users: Sequences, groups: np.ndarray) -> tuple[dict, dict[str, Ranked]]:
-    """Means at item and ID level under both protocols, and the ranked items."""
-    judged = one_each(users.targets)
+def evaluate(rank: Rank, users: Sequences, groups: np.ndarray, counts: np.ndarray) -> tuple[dict, dict[str, Ranked]]:
+    """Means at item and ID level under both protocols, those of often and of seldom met next items too, and the ranked items.
+
+    Args:
+      groups: number of each item's full ID.
+      counts: how often each item was met in training; see `ranking.head_and_tail`.
+    """
+    judged, slices = one_each(users.targets), ranking.head_and_tail(counts)
     out, kept = {}, {}
     for protocol, exclude in HISTORIES.items():
         ranked = rank(*users.histories, count=KEPT, exclude_seen=exclude)
-        items = ranking.means(ranking.evaluate(ranked.rows, judged, cutoffs=CUTOFFS))
-        ids = ranking.means(ranking.evaluate_ids(ranked.rows, judged, cutoffs=CUTOFFS, groups=groups))
-        out[protocol] = {"items": {m: items[m] for m in shown()}, "ids": {m: ids[m] for m in shown()}}
+        levels = ranking.means_by_slice("items", ranked.rows, judged, slices, cutoffs=CUTOFFS)
+        levels["ids"] = ranking.means(ranking.evaluate_ids(ranked.rows, judged, cutoffs=CUTOFFS, groups=groups))
+        out[protocol] = {level: {metric: values[metric] for metric in shown()} for level, values in levels.items()}
         kept[protocol] = ranked
     return out, kept
 
@@ -70,9 +75,9 @@ def write_files(workdir: pathlib.Path, ranked: dict[str, Ranked], users: Sequenc
 def show(summary: dict, *, console: Console) -> None:
     """The closing table."""
     rows = [
-        (split, protocol, level, *(summary[split][protocol][level][metric] for metric in shown()))
+        (split, protocol, level, *(values[metric] for metric in shown()))
         for split in ("validation", "test")
         for protocol in HISTORIES
-        for level in ("items", "ids")
+        for level, values in summary[split][protocol].items()
     ]
     console.table(f"{summary['method']}: {summary['users']:,} users", ("split", "protocol", "level", *shown()), rows)

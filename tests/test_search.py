@@ -10,6 +10,7 @@ import pytest
 import runs
 
 from lmindexer_jax import search as command
+from lmindexer_jax.compare import METRICS, compare
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.errors import UserError
@@ -37,7 +38,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def summary(home):
-    return execute(home / "run", config=CONFIG, console=QUIET)
+    return execute(home / "run", config=CONFIG, runs=home / "found", console=QUIET)
 
 
 @pytest.mark.slow
@@ -56,6 +57,18 @@ def test_it_learns_and_never_returns_a_document_twice(home, summary):
     alone = searcher.search(texts[:1], k=25)[0]
     np.testing.assert_allclose([hit.log_prob for hit in alone], [hit.log_prob for hit in found[0]], atol=1e-4)
     assert len(searcher.search(["t0w1"], k=100)[0]) == 60, "all there are"
+
+
+@pytest.mark.slow
+def test_run_files_say_what_the_summary_says(home, summary):
+    (source,) = summary["held_out"]
+    stem = home / "found" / source.replace(" ", "-")
+    systems = [[stem.with_name(f"{stem.name}-{name}.run")] for name in ("bm25", "retriever", "by-id-alone")]
+    found = compare(stem.with_suffix(".qrels"), systems)["rows"]
+    wanted = summary["held_out"][source]
+    assert {row["metric"]: row["first"] for row in found} == pytest.approx({name: wanted["bm25"][name] for name in METRICS})
+    seconds = [row["second"] for row in found]
+    assert seconds == pytest.approx([wanted[name][metric] for name in ("retriever", "by ID alone") for metric in METRICS])
 
 
 @pytest.mark.slow

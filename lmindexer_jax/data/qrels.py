@@ -34,6 +34,11 @@ class Qrels:
         """Relevant documents of each query."""
         return np.bincount(self.query[self.grades > 0], minlength=len(self))
 
+    @property
+    def answers(self) -> Int[np.ndarray, " P"]:
+        """Rows of the documents that are relevant to some query, as often as they are."""
+        return self.rows[self.grades > 0]
+
     def at_least(self, grade: int) -> "Qrels":
         """Graded judgements made binary: 1 from `grade` on, 0 below."""
         return dataclasses.replace(self, grades=(self.grades >= grade).astype(self.grades.dtype))

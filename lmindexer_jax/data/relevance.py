@@ -24,6 +24,7 @@ from lmindexer_jax.data.qrels import Qrels, make_qrels
 from lmindexer_jax.data.records import Dropped, shown
 from lmindexer_jax.errors import UserError
 
+TRAIN = "train"  # the split that retrievers learn from
 _QUERY, _DOCUMENT, _GRADE = ("query_id", "query-id"), ("doc_id", "corpus-id"), ("relevance", "score")
 
 

@@ -69,7 +69,7 @@ def read_run(
     query_of = {name: number for number, name in enumerate(queries)}
     row_of = {name: row for row, name in enumerate(documents)}
     found: list[dict[int, float]] = [{} for _ in queries]
-    for where, (query, _, document, _, score, _) in _fields(path, count=6, form="query Q0 document rank score tag"):
+    for where, (query, _, document, _, score, _) in _run_lines(path):
         number, row = _known(query, query_of, where, "query"), _known(document, row_of, where, "document")
         if row in found[number]:
             raise UserError(f"{where}: document {shown(document)} stands twice under query {shown(query)}; keep one of the lines")
@@ -87,6 +87,12 @@ def read_run(
         rows[number, : len(ranked)] = [row for row, _ in ranked]
         scores[number, : len(ranked)] = [score for _, score in ranked]
     return rows, scores
+
+
+def ranked_documents(path: pathlib.Path) -> Iterator[str]:
+    """The documents of a run file, line by line; see `read_run`."""
+    for _, (_, _, document, *_) in _run_lines(path):
+        yield document
 
 
 def write_qrels(path: pathlib.Path, qrels: Qrels, *, queries: Sequence[str], documents: Sequence[str]) -> None:
@@ -130,6 +136,10 @@ def judgements(path: pathlib.Path) -> Iterator[tuple[str, str, str, int]]:
             raise UserError(f"{where}: document {shown(document)} is judged twice for query {shown(query)}; keep one of the lines")
         seen.add((query, document))
         yield where, query, document, max(0, int(grade))
+
+
+def _run_lines(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
+    return _fields(path, count=6, form="query Q0 document rank score tag")
 
 
 def _fields(path: pathlib.Path, *, count: int, form: str) -> Iterator[tuple[str, list[str]]]:

@@ -25,6 +25,8 @@ from jaxtyping import Bool, Float, Int
 
 from lmindexer_jax.data.qrels import Qrels, make_qrels
 
+METRICS = ("hit", "recall", "mrr", "map", "ndcg")
+
 Scores = dict[str, Float[np.ndarray, " Q"]]
 """Per-query values by name and cutoff, as "ndcg@10"."""
 
@@ -133,6 +135,23 @@ def by_slice(
     }
 
 
+def means_by_slice(
+    name: str,
+    ranked: Int[np.ndarray, "Q R"],
+    qrels: Qrels,
+    slices: Mapping[str, Bool[np.ndarray, " N"]],
+    *,
+    cutoffs: Sequence[int],
+) -> dict[str, dict[str, float]]:
+    """`means` of every metric, under `name` over all queries, and under "name, slice" for each slice; slices that share
+    nothing out, since all relevant documents are in one of them, are left out."""
+    found = {name: means(evaluate(ranked, qrels, cutoffs=cutoffs))}
+    if all(documents[qrels.answers].any() for documents in slices.values()):
+        parts = by_slice(ranked, qrels, slices, cutoffs=cutoffs)
+        found |= {f"{name}, {part}": means(scores) for part, scores in parts.items()}
+    return found
+
+
 def head_and_tail(counts: Int[np.ndarray, " N"], *, head: float = 0.2) -> dict[str, Bool[np.ndarray, " N"]]:
     """Slices of the items met most often in training, a share `head` of all items, and of the rest."""
     order = np.argsort(-counts, kind="stable")
@@ -141,10 +160,10 @@ def head_and_tail(counts: Int[np.ndarray, " N"], *, head: float = 0.2) -> dict[s
     return {"head": popular, "tail": ~popular}
 
 
-def seen_and_unseen(train: Qrels, documents: int) -> dict[str, Bool[np.ndarray, " N"]]:
-    """Slices of the documents that answer a training query, and of those that answer none."""
+def seen_and_unseen(asked: Int[np.ndarray, " M"], documents: int) -> dict[str, Bool[np.ndarray, " N"]]:
+    """Slices of the documents that answer a training query, whose rows are `asked`, and of those that answer none."""
     seen = np.zeros(documents, bool)
-    seen[train.rows[train.grades > 0]] = True
+    seen[asked] = True
     return {"seen": seen, "unseen": ~seen}
 
 

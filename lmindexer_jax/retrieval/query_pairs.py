@@ -10,10 +10,9 @@ from jaxtyping import Int
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.pseudo_queries import pseudo_queries
 from lmindexer_jax.data.qrels import Qrels, make_qrels, one_each
-from lmindexer_jax.data.relevance import Queries, RetrievalTask
+from lmindexer_jax.data.relevance import TRAIN, Queries, RetrievalTask
 from lmindexer_jax.errors import UserError
 
-TRAIN = "train"
 HELD_OUT = ("test", "validation", "dev")  # splits to measure on, in order of preference
 MOST_HELD_OUT = 1000  # documents
 SUMMARY = "summary"  # a column of one-line descriptions, where the corpus keeps one
@@ -47,12 +46,21 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """Queries that training does not see, and their judgements."""
+    """Queries that training does not see, and their judgements.
 
+    Attributes:
+      ids: of the queries; a document's own where it asks.
+      source: in words, for the closing table.
+      asked: documents that answer a training query.
+      without: a document for each query that is no answer: the one that asks.
+    """
+
+    ids: list[str]
     texts: list[str]
     qrels: Qrels
-    source: str  # in words, for the closing table
-    without: Int[np.ndarray, " Q"] | None = None  # a document for each query that is no answer: the one that asks
+    source: str
+    asked: Int[np.ndarray, " M"] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    without: Int[np.ndarray, " Q"] | None = None
 
 
 def from_documents(corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, list[Held]]:
@@ -69,6 +77,7 @@ def from_documents(corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, lis
     order = np.random.default_rng(seed).permutation(len(corpus))
     chosen = set(order[: min(-(-len(corpus) // 10), MOST_HELD_OUT)].tolist())
     summaries = corpus.field(SUMMARY).to_pylist() if SUMMARY in corpus.fields else [""] * len(corpus)
+    names = corpus.ids().to_pylist()
     texts, rows, held, held_rows = [], [], [], []
     for row, summary in enumerate(summaries):
         text = corpus.text(row)
@@ -84,14 +93,14 @@ def from_documents(corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, lis
     if not held:
         raise UserError("the documents are too short to make queries of; give some by --queries")
     source = "held-out summaries" if SUMMARY in corpus.fields else "held-out pseudo-queries"
-    found = [Held(held, one_each(np.asarray(held_rows)), source)]
+    found = [Held([names[row] for row in held_rows], held, one_each(np.asarray(held_rows)), source)]
     if {SUMMARY, SEE_ALSO} <= set(corpus.fields):
         asking, related = _related(corpus)
         unseen = np.isin(asking, held_rows)
         texts += [summaries[row] for row in asking[~unseen]]
         rows += related[~unseen].tolist()
         if unseen.any():
-            found.append(_held_links(summaries, asking[unseen], related[unseen]))
+            found.append(_held_links(names, summaries, asking[unseen], related[unseen]))
     return Pairs(texts, np.asarray(rows, np.int64)), found
 
 
@@ -107,11 +116,14 @@ def _related(corpus: Corpus) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M
     return tuple(np.asarray(links, np.int64).reshape(-1, 2).T)
 
 
-def _held_links(summaries: list[str], asking: Int[np.ndarray, " M"], related: Int[np.ndarray, " M"]) -> Held:
+def _held_links(
+    names: list[str], summaries: list[str], asking: Int[np.ndarray, " M"], related: Int[np.ndarray, " M"]
+) -> Held:
     """Each asking document's summary as a query for its related documents; links come in order of the document that asks."""
     askers, query = np.unique(asking, return_inverse=True)
     qrels = make_qrels(query, related, np.ones(len(related), np.int64), queries=len(askers))
-    return Held([summaries[row] for row in askers], qrels, "held-out See Also links", without=askers)
+    texts = [summaries[row] for row in askers]
+    return Held([names[row] for row in askers], texts, qrels, "held-out See Also links", without=askers)
 
 
 def from_task(
@@ -132,19 +144,19 @@ def from_task(
     names = splits or [name for name in HELD_OUT if name in task.splits][:1]
     if not names:
         raise UserError(f"no split to measure on among {', '.join(task.splits)}; call one of them {' or '.join(HELD_OUT)}, or name it")
+    others = {text for name, queries in task.splits.items() if name != TRAIN for text in queries.texts}
+    asked = _asked(task.splits[TRAIN], others) if TRAIN in task.splits else Pairs([], np.zeros(0, np.int64))
     held = []
     for name in names:
         queries = task.split(name).answerable()
         if not len(queries):
             raise UserError(f"no query of split {name!r} has a relevant document")
-        held.append(Held(queries.texts, queries.qrels, f"queries of split {name}"))
+        held.append(Held(queries.ids, queries.texts, queries.qrels, f"queries of split {name}", asked.rows))
     texts, rows = [], []
     for row in range(len(corpus)):
         own = [corpus.text(row), *pseudo_queries(corpus.text(row), seed=seed, count=count)]
         texts += own
         rows += [row] * len(own)
-    others = {text for name, queries in task.splits.items() if name != TRAIN for text in queries.texts}
-    asked = _asked(task.splits[TRAIN], others) if TRAIN in task.splits else Pairs([], np.zeros(0, np.int64))
     pairs = Pairs(texts + asked.texts, np.concatenate([np.asarray(rows, np.int64), asked.rows]))
     return pairs, held
 

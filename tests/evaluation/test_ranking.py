@@ -157,8 +157,17 @@ def test_slices_share_the_queries_out():
     found = ranking.by_slice(np.array([[0], [0], [0]]), qrels, slices, cutoffs=(1,))
     np.testing.assert_array_equal(found["head"]["hit@1"], [1, np.nan, 0])
     np.testing.assert_array_equal(found["tail"]["hit@1"], [np.nan, 0, np.nan])
-    slices = ranking.seen_and_unseen(make_qrels([0, 1], [3, 4], [1, 0], queries=2), 5)
+    slices = ranking.seen_and_unseen(np.array([3, 3]), 5)
     assert np.flatnonzero(slices["seen"]).tolist() == [3] and (slices["seen"] != slices["unseen"]).all()
+
+
+def test_means_of_slices_stand_beside_those_of_all_queries():
+    ranked, qrels = np.array([[0], [0], [2]]), one_each(np.array([0, 1, 2]))
+    slices = ranking.head_and_tail(np.array([9, 1, 0]), head=1 / 3)
+    found = ranking.means_by_slice("bm25", ranked, qrels, slices, cutoffs=(1,))
+    assert {name: values["hit@1"] for name, values in found.items()} == {"bm25": 2 / 3, "bm25, head": 1.0, "bm25, tail": 0.5}
+    none = ranking.seen_and_unseen(np.zeros(0, np.int64), 3)
+    assert list(ranking.means_by_slice("bm25", ranked, qrels, none, cutoffs=(1,))) == ["bm25"]
 
 
 def test_twenty_thousand_users_in_a_moment():

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmindexer_jax import protocol
+from lmindexer_jax.compare import compare
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_lines, id_table
@@ -69,6 +71,14 @@ def test_a_pattern_is_learned_by_generating_ids(home, finished, method):
     assert summary["beam"] == {"users": 16, "same_first": 1.0, "same_10": 1.0}, "30 beams over 20 prefixes miss nothing"
     lines = (finished / "test-history-kept.run").read_text().splitlines()
     assert len(lines) == 200 * 10
+
+
+def test_the_run_file_says_what_the_summary_says_of_all_and_of_often_and_seldom_met_items(finished):
+    run, summary = finished / "test-history-kept.run", json.loads((finished / "summary.json").read_text())
+    levels = summary["test"]["history kept"]
+    assert list(levels) == ["items", "items, head", "items, tail", "ids"]
+    rows = compare(finished / "test.qrels", [[run], [run]], metrics=protocol.shown())["rows"]
+    assert {row["metric"]: row["first"] for row in rows} == pytest.approx(levels["items"])
 
 
 def test_what_ids_lead_to_is_ordered_by_vectors_too(home):
