@@ -165,7 +165,8 @@ def open_pairs(
 def measure(
     searcher: Searcher, corpus: Corpus, held: list[Held], *, runs: pathlib.Path | None
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Means over every kind of held-out queries: the retriever with and without its vectors, beside BM25.
+    """Means over every kind of held-out queries: the retriever with and without its vectors, these without IDs (a dense
+    retriever whose queries were trained), and BM25.
 
     A document that asks is taken out of its own answers. Documents that answered training queries stand apart too.
 
@@ -177,6 +178,8 @@ def measure(
         "retriever": searcher.rank,
         "by ID alone": functools.partial(searcher.rank, by_id=True),
     }
+    if vectors := searcher.by_vectors(len(corpus)):
+        retrievers["vectors alone"] = vectors.search
     documents, measured = searcher.table.ids.to_pylist(), {}
     for each in held:
         slices, means = ranking.seen_and_unseen(each.asked, len(documents)), {}

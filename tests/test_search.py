@@ -51,6 +51,10 @@ def test_it_learns_and_never_returns_a_document_twice(home, summary):
     names = [[hit.document for hit in hits] for hits in found]
     assert all(len(set(row)) == len(row) == 25 for row in names)
     assert set(sum(names, [])) <= set(searcher.table.ids.to_pylist())
+    near = searcher.by_vectors(60).search(texts[:5], k=60)
+    for row, scores, hits in zip(near.rows, near.scores, found):
+        cosines = dict(zip(searcher.table.ids.take(row).to_pylist(), scores.tolist()))
+        assert all(abs(hit.similarity - cosines[hit.document]) < 1e-3 for hit in hits), "without IDs the same cosines, of all"
     first = [row[0] for row in names]
     assert np.mean([a == b for a, b in zip(first, searcher.table.ids.to_pylist())]) > 0.5, "chance is 1 in 60"
     assert all(hit.full_id == searcher.table.id_of(hit.document) for hit in found[0])
@@ -63,12 +67,12 @@ def test_it_learns_and_never_returns_a_document_twice(home, summary):
 def test_run_files_say_what_the_summary_says(home, summary):
     (source,) = summary["held_out"]
     stem = home / "found" / source.replace(" ", "-")
-    systems = [[stem.with_name(f"{stem.name}-{name}.run")] for name in ("bm25", "retriever", "by-id-alone")]
+    systems = [[stem.with_name(f"{stem.name}-{name}.run")] for name in ("bm25", "retriever", "by-id-alone", "vectors-alone")]
     found = compare(stem.with_suffix(".qrels"), systems)["rows"]
     wanted = summary["held_out"][source]
     assert {row["metric"]: row["first"] for row in found} == pytest.approx({name: wanted["bm25"][name] for name in METRICS})
     seconds = [row["second"] for row in found]
-    assert seconds == pytest.approx([wanted[name][metric] for name in ("retriever", "by ID alone") for metric in METRICS])
+    assert seconds == pytest.approx([wanted[name][metric] for name in ("retriever", "by ID alone", "vectors alone") for metric in METRICS])
 
 
 @pytest.mark.slow

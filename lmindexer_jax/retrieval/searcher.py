@@ -34,6 +34,7 @@ from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.retrieval import kept
 from lmindexer_jax.retrieval import trie as tries
 from lmindexer_jax.retrieval.beam import BeamConfig, Beams, Found
+from lmindexer_jax.retrieval.dense import Dense
 from lmindexer_jax.retrieval.generate import make_generator
 from lmindexer_jax.retrieval.kept import Kept
 from lmindexer_jax.retrieval.permits import Permits, permit
@@ -163,6 +164,12 @@ class Searcher:
             parts.append(padded(answer.rows[: answer.queries], answer.scores[: answer.queries], k))
         return Ranked(*map(np.concatenate, zip(*parts, strict=True)))
 
+    def by_vectors(self, documents: int) -> Dense | None:
+        """The retriever's queries beside the vectors of the first `documents` documents, all of them, without IDs; None where
+        it compares no vectors."""
+        vectors = self._retriever.vectors
+        return None if vectors is None else Dense(vectors[:documents].astype(np.float32), self._gists)
+
     def subset(
         self, *, category: Sequence[str] = (), only: Sequence[str] | None = None, exclude: Sequence[str] = ()
     ) -> Permits:
@@ -200,11 +207,25 @@ class Searcher:
         beams = max(beams, 1 << (k - 1).bit_length())
         config = BeamConfig(beams=beams + -beams % groups, groups=groups, trail=trail)
         for first, batch in _batches(len(queries)):
-            part = list(queries[first : first + batch])
-            tokens, mask = tokenize(self._retriever.tokenizer, part + part[:1] * (batch - len(part)), self._retriever.query_length)
+            part = queries[first : first + batch]
+            tokens, mask = self._tokens(part, batch)
             present = np.arange(batch) < len(part)
             found, gist = jax.device_get(self._generator(config)(self._params, self._trie, tokens, mask, present, within))
             yield self._ordered(found, gist, queries=len(part), k=k, by_id=by_id)
+
+    def _gists(self, queries: Sequence[str]) -> Float[np.ndarray, "Q D"]:
+        """The vectors by which queries are compared with documents."""
+        encode, parts = jax.jit(self._retriever.functions.encode), []
+        for first, batch in _batches(len(queries)):
+            part = queries[first : first + batch]
+            gists = encode(self._params, *self._tokens(part, batch)).gist
+            parts.append(np.asarray(gists, np.float32)[: len(part)])
+        return np.concatenate(parts)
+
+    def _tokens(self, part: Sequence[str], batch: int) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+        """Of some queries, as many more as fill the batch."""
+        texts = list(part)
+        return tokenize(self._retriever.tokenizer, texts + texts[:1] * (batch - len(texts)), self._retriever.query_length)
 
     def _ordered(self, found: Found, gist: Float[np.ndarray, "B D"], *, queries: int, k: int, by_id: bool) -> "_Answer":
         """The k best of what the beams found."""
