@@ -37,7 +37,7 @@ from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.models.retriever import Retriever, RetrieverConfig, RetrieverFunctions, adopt
 from lmindexer_jax.prepare import encoded_home, language_model_config, open_tokenizer, read_run
-from lmindexer_jax.retrieval import kept, query_pairs
+from lmindexer_jax.retrieval import kept, query_pairs, temper
 from lmindexer_jax.retrieval.build import of_table
 from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, finetune
 from lmindexer_jax.retrieval.lexical import Bm25
@@ -97,7 +97,7 @@ def execute(
     cache = cache_root(run.config.corpus.cache_dir)
     with hosts.first_goes_ahead():
         corpus = run.corpus()
-        pairs, held = open_pairs(queries, splits, corpus, run.config, count=config.pseudo_queries, seed=seed)
+        pairs, aside, held = open_pairs(queries, splits, corpus, run.config, count=config.pseudo_queries, seed=seed)
         tokenizer = open_tokenizer(run.config, preset, corpus, workdir)
         texts = open_tokens(pairs, tokenizer, max_length=config.max_length, cache_dir=cache)
         documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)
@@ -133,9 +133,13 @@ def execute(
         identity=f"{table.digest} {content_hash(whole)}",
     )
     kept.save(workdir, functions, params, tokenizer, table=table, query_length=config.max_length, vectors=vectors)
-    searcher = Searcher.load(workdir)
     if hosts.first():
         with hosts.alone():
+            if config.gist and len(aside):
+                temperature = temper.fit(*shown_to(Searcher.load(workdir), aside))
+                console.note(f"{len(aside):,} training pairs, kept back, set the temperature of likeness to {temperature:.3g}")
+                kept.balance(workdir, temperature)
+            searcher = Searcher.load(workdir)
             measured = measure(searcher, corpus, held, runs=runs)
         asked = {each.source: len(each.texts) for each in held}
         with replacing(workdir / SUMMARY) as path:
@@ -150,16 +154,26 @@ def execute(
 
 def open_pairs(
     queries: str, splits: Sequence[str], corpus: Corpus, config: Config, *, count: int, seed: int
-) -> tuple[query_pairs.Pairs, list[Held]]:
-    """What a retriever learns from, and what it is measured by: from a folder or a named set of queries, or from the
-    documents alone where `queries` is empty."""
+) -> tuple[query_pairs.Pairs, query_pairs.Pairs, list[Held]]:
+    """What a retriever learns from, what balances it, and what it is measured by: from a folder or a named set of queries, or
+    from the documents alone where `queries` is empty."""
     if not queries:
         if splits:
             raise UserError("--split names a part of a set of queries: give the set by --queries")
-        return query_pairs.from_documents(corpus, count=count, seed=seed)
+        pairs, held = query_pairs.from_documents(corpus, count=count, seed=seed)
+        return pairs, query_pairs.NOTHING, held
     source = {"path": queries} if pathlib.Path(queries).expanduser().is_dir() else {"name": queries}
     task = open_task(RelevanceConfig(**source, cache_dir=config.corpus.cache_dir), corpus.ids().to_pylist())
     return query_pairs.from_task(task, corpus, count=count, seed=seed, splits=splits)
+
+
+def shown_to(searcher: Searcher, pairs: query_pairs.Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a search proposes for each text of some pairs, as `temper.fit` wants it."""
+    texts, query = np.unique(pairs.texts, return_inverse=True)
+    rows, log_probs, similarities = searcher.proposed(texts.tolist())
+    numbers = np.arange(len(texts))[:, None] * len(searcher.table) + rows
+    right = np.isin(numbers, query * len(searcher.table) + pairs.rows) & (rows >= 0)
+    return log_probs, similarities, right
 
 
 def measure(

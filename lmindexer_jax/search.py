@@ -14,7 +14,7 @@ from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import keep_compiled
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.retrieval.permits import Permits
-from lmindexer_jax.retrieval.searcher import BEAMS, Hit, Searcher, parse_category
+from lmindexer_jax.retrieval.searcher import BEAMS, Searcher, parse_category
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -77,13 +77,13 @@ def main() -> None:
         if flags.json:
             print(json.dumps({"query": query, "hits": [dataclasses.asdict(hit) for hit in hits]}, ensure_ascii=False))
         else:
-            rows = [(hit.document, hit.full_id, round(hit.log_prob, 2), likeness(hit), hit.text[:80]) for hit in hits]
+            rows = [(hit.document, hit.full_id, shown(hit.log_prob), shown(hit.similarity), hit.text[:80]) for hit in hits]
             console.table(query, ("document", "ID", "log p", "similar", "text"), rows)
 
 
-def likeness(hit: Hit) -> str:
-    """The cosine of query and document, as a column of the table."""
-    return "" if hit.similarity is None else f"{hit.similarity:.2f}"
+def shown(value: float | None) -> str:
+    """A number in a column of the table, empty where there is none."""
+    return "" if value is None else f"{value:.2f}"
 
 
 def run() -> None:

@@ -26,6 +26,7 @@ from lmindexer_jax.models.retriever import Params, Retriever, RetrieverConfig, R
 from lmindexer_jax.models.t5 import T5Config
 from lmindexer_jax.retrieval import trie as tries
 from lmindexer_jax.retrieval.build import of_table
+from lmindexer_jax.retrieval.temper import TEMPERATURE
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import load_tree, save_tree
 
@@ -41,6 +42,7 @@ class Kept:
       query_length: tokens that are read of a query.
       vectors: (N, D) in half precision, unit length, in the order of the table; NaN for a document that has none. None
         without a gist.
+      temperature: of the cosines that join log p.
     """
 
     functions: RetrieverFunctions
@@ -49,6 +51,7 @@ class Kept:
     trie: tries.Trie
     query_length: int
     vectors: Float[np.ndarray, "N D"] | None
+    temperature: float
 
 
 def save(
@@ -81,6 +84,7 @@ def _save_rest(
         "query_length": query_length,
         "model": table.manifest.model_hash,
         "table": table.digest,
+        "temperature": TEMPERATURE,
     }
     with replacing(home / META) as path:
         path.write_text(json.dumps(meta, indent=1))
@@ -121,7 +125,15 @@ def load(workdir: pathlib.Path, table: IdTable) -> Kept:
         raise UserError(f"{home}: more documents share all codes than the {room(sizes)} it was made for; remove it, and {again}")
     vectors = _load_vectors(home, len(table)) if functions.module.config.gist else None
     tokenizer = load_tokenizer(home / "tokenizer")
-    return Kept(functions, load_tree(home / "params"), tokenizer, trie, meta["query_length"], vectors)
+    return Kept(functions, load_tree(home / "params"), tokenizer, trie, meta["query_length"], vectors, meta["temperature"])
+
+
+def balance(workdir: pathlib.Path, temperature: float) -> None:
+    """Set how much likeness counts in a kept retriever."""
+    path = workdir / HOME / META
+    meta = json.loads(path.read_text()) | {"temperature": temperature}
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(meta, indent=1))
 
 
 def extend(workdir: pathlib.Path, vectors: Float[np.ndarray, "M D"], *, first: int) -> None:
@@ -148,7 +160,8 @@ def _read_meta(workdir: pathlib.Path) -> tuple[RetrieverFunctions, dict]:
         meta = json.loads(path.read_text())
         if meta["format"] != FORMAT:
             raise UserError(f"{path}: format {meta['format']}, but this version reads {FORMAT}; {again}")
-        return functions_of(meta), {name: meta[name] for name in ("model", "query_length")}
+        meta = {"temperature": TEMPERATURE} | meta  # which was the same for all once
+        return functions_of(meta), {name: meta[name] for name in ("model", "query_length", "temperature")}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); {again}") from None
 

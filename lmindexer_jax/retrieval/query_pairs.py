@@ -15,6 +15,7 @@ from lmindexer_jax.errors import UserError
 
 HELD_OUT = ("test", "validation", "dev")  # splits to measure on, in order of preference
 MOST_HELD_OUT = 1000  # documents
+ASIDE, MOST_ASIDE = 0.1, 300  # share of the training queries, and number, that are kept back to balance IDs and likeness
 SUMMARY = "summary"  # a column of one-line descriptions, where the corpus keeps one
 SEE_ALSO = "see_also"  # and one of the ids of related documents
 
@@ -61,6 +62,9 @@ class Held:
     source: str
     asked: Int[np.ndarray, " M"] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     without: Int[np.ndarray, " Q"] | None = None
+
+
+NOTHING = Pairs([], np.zeros(0, np.int64))
 
 
 def from_documents(corpus: Corpus, *, count: int, seed: int) -> tuple[Pairs, list[Held]]:
@@ -128,13 +132,18 @@ def _held_links(
 
 def from_task(
     task: RetrievalTask, corpus: Corpus, *, count: int, seed: int, splits: Sequence[str] = ()
-) -> tuple[Pairs, list[Held]]:
+) -> tuple[Pairs, Pairs, list[Held]]:
     """Pairs from a task's training queries, beside every document's text and pseudo-queries; other splits are held out.
+
+    Some of the training queries are kept back, for `temper.fit`.
 
     Args:
       count: pseudo-queries of a document.
       seed: of which sentences they are.
       splits: to measure on; what is learned from does not depend on them. By default the first there is of `HELD_OUT`.
+
+    Returns:
+      what to learn from, what is kept back of the training queries, and what is held out.
 
     Raises:
       UserError: the task has no split to measure on or not those named, or no query of one has an answer.
@@ -145,7 +154,8 @@ def from_task(
     if not names:
         raise UserError(f"no split to measure on among {', '.join(task.splits)}; call one of them {' or '.join(HELD_OUT)}, or name it")
     others = {text for name, queries in task.splits.items() if name != TRAIN for text in queries.texts}
-    asked = _asked(task.splits[TRAIN], others) if TRAIN in task.splits else Pairs([], np.zeros(0, np.int64))
+    asked = _asked(task.splits[TRAIN], others) if TRAIN in task.splits else NOTHING
+    asked, aside = _kept_back(asked, seed=seed)
     held = []
     for name in names:
         queries = task.split(name).answerable()
@@ -158,14 +168,23 @@ def from_task(
         texts += own
         rows += [row] * len(own)
     pairs = Pairs(texts + asked.texts, np.concatenate([np.asarray(rows, np.int64), asked.rows]))
-    return pairs, held
+    return pairs, aside, held
+
+
+def _kept_back(asked: Pairs, *, seed: int) -> tuple[Pairs, Pairs]:
+    """Pairs of most of the queries, and of a few; those of one text stay together."""
+    texts = sorted(set(asked.texts))
+    drawn = np.random.default_rng(seed).permutation(len(texts))[: min(int(ASIDE * len(texts)), MOST_ASIDE)]
+    few = {texts[place] for place in drawn}
+    chosen = np.array([text in few for text in asked.texts], bool)
+    return tuple(Pairs([asked.texts[place] for place in np.flatnonzero(part)], asked.rows[part]) for part in (~chosen, chosen))
 
 
 def _asked(queries: Queries, held: set[str]) -> Pairs:
     """Training queries with each of their relevant documents, but for those that are held out too."""
     qrels = queries.qrels
     places = [place for place in np.flatnonzero(qrels.grades > 0) if queries.texts[qrels.query[place]] not in held]
-    return Pairs([queries.texts[q] for q in qrels.query[places]], qrels.rows[places]) if places else Pairs([], np.zeros(0, np.int64))
+    return Pairs([queries.texts[q] for q in qrels.query[places]], qrels.rows[places]) if places else NOTHING
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -4,12 +4,13 @@
     searcher.search(["fit a smoothing spline"], k=10)
     searcher.search(["fit a smoothing spline"], k=10, within=searcher.subset(category=["scipy"]))
 
-The beams propose documents by their IDs. Among these the order is that of
+The beams propose documents by their IDs and, up to SCANNED documents, the vectors propose the NEAR likest. The order is that of
 
-    log p(ID | query) + cos(query, document) / TEMPERATURE
+    log p(ID | query) + cos(query, document) / temperature
 
 with the encoder's vectors of both, so that what the codes leave open is not left to the order of their last positions
-(generation and dense retrieval joined, as in LIGER, Yang et al. 2024). Without a gist, or with `by_id`, it is log p alone.
+(generation and dense retrieval joined, as in LIGER, Yang et al. 2024). Where no beam reached a document it counts as the least
+probable that one did. Without a gist, or with `by_id`, it is beams and log p alone.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.retrieval import kept
 from lmindexer_jax.retrieval import trie as tries
 from lmindexer_jax.retrieval.beam import BeamConfig, Beams, Found
-from lmindexer_jax.retrieval.dense import Dense
+from lmindexer_jax.retrieval.dense import Dense, nearest
 from lmindexer_jax.retrieval.generate import make_generator
 from lmindexer_jax.retrieval.kept import Kept
 from lmindexer_jax.retrieval.permits import Permits, permit
@@ -43,7 +44,8 @@ from lmindexer_jax.typed import from_dict
 
 BATCHES = (1, 8, 32)  # queries at a time: a search is compiled for these alone
 BEAMS, GROUPED = 100, 20  # prefixes kept at every position unless told; fewer in groups, or all would find the same in the end
-TEMPERATURE = 0.01  # of the cosines that join log p
+NEAR = 32  # documents that the vectors propose; not in groups, whose results are to differ
+SCANNED = 1 << 18  # documents whose vectors all are compared with a query; of more, those alone that the beams propose
 SNIPPET = 200  # characters of a document's text
 
 
@@ -53,7 +55,7 @@ class Hit:
     cannot be read."""
 
     document: str
-    log_prob: float
+    log_prob: float | None  # None where its vector alone proposed it
     similarity: float | None  # cosine of query and document, where there are vectors of both
     full_id: str
     text: str
@@ -106,7 +108,10 @@ class Searcher:
         self.table, self.corpus = table, corpus
         self._retriever = retriever
         self._params, self._trie = jax.device_put(retriever.params), jax.device_put(tries.pad(retriever.trie))
-        self._texts = table.texts
+        self._texts, self._vectors = table.texts, None
+        if retriever.vectors is not None and len(table) <= SCANNED:
+            room = len(self._trie.documents) - len(table)
+            self._vectors = jax.device_put(np.pad(retriever.vectors, ((0, room), (0, 0)), constant_values=np.nan))
         self._generators, self._lock = {}, threading.Lock()
 
     @classmethod
@@ -136,7 +141,7 @@ class Searcher:
             chosen cost the next ones probability (diverse beam search).
           beams: prefixes kept at every position; more miss less and take longer. There are never fewer than k. By default
             100, and 20 in groups, which else would find the same in the end.
-          by_id: order by the probability of the ID alone.
+          by_id: find and order by the probability of the ID alone.
 
         Raises:
           UserError: an empty query, k below 1, or groups that the beams cannot be divided into.
@@ -193,11 +198,31 @@ class Searcher:
             raise UserError("no document is left to search; ask for a larger subset or exclude fewer")
         return _permit(self._trie, np.pad(allowed, (0, len(self._trie.documents) - len(allowed))))
 
-    def _found(
-        self, queries: Sequence[str], *, k: int, within: Permits | None, groups: int, beams: int | None, trail: bool = False,
-        by_id: bool = False,
-    ) -> Iterator["_Answer"]:  # fmt: skip
-        """What was found, batch by batch, on the host."""
+    def proposed(self, queries: Sequence[str]) -> tuple[Int[np.ndarray, "Q C"], Float[np.ndarray, "Q C"], Float[np.ndarray, "Q C"]]:
+        """All that a search of each query chooses from, in no order: rows of the table, log p of their IDs or what stands for
+        it, and their cosines; -1 and -inf where there is none.
+
+        Raises:
+          UserError: an empty query.
+          ValueError: a retriever without vectors.
+        """
+        if self._retriever.vectors is None:
+            raise ValueError("a retriever without vectors compares none")
+        parts = []
+        for candidates, _, real in self._candidates(queries):
+            parts.append([each[:real] for each in (candidates.rows, candidates.ids, candidates.likeness * self._retriever.temperature)])
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+    def _found(self, queries: Sequence[str], *, k: int, by_id: bool = False, **options) -> Iterator["_Answer"]:
+        """The best, batch by batch, on the host; options of `_candidates`."""
+        for candidates, trail, real in self._candidates(queries, k=k, by_id=by_id, **options):
+            yield _best(candidates, trail, queries=real, k=k, by_id=by_id)
+
+    def _candidates(
+        self, queries: Sequence[str], *, k: int = 1, within: Permits | None = None, groups: int = 1, beams: int | None = None,
+        trail: bool = False, by_id: bool = False,
+    ) -> Iterator[tuple["_Candidates", tuple[Beams, ...], int]]:  # fmt: skip
+        """What is proposed, what the positions kept, and how many of the queries are real, batch by batch on the host."""
         if k < 1 or any(not query.strip() for query in queries):
             raise UserError("search: give queries that are not empty, and k of at least 1")
         if beams is None:
@@ -210,8 +235,12 @@ class Searcher:
             part = queries[first : first + batch]
             tokens, mask = self._tokens(part, batch)
             present = np.arange(batch) < len(part)
-            found, gist = jax.device_get(self._generator(config)(self._params, self._trie, tokens, mask, present, within))
-            yield self._ordered(found, gist, queries=len(part), k=k, by_id=by_id)
+            found, gist = self._generator(config)(self._params, self._trie, tokens, mask, present, within)
+            near = None
+            if self._vectors is not None and groups == 1 and not by_id:
+                near = nearest(gist, self._vectors, self._trie, within, count=min(NEAR, len(self._vectors)))
+            found, gist, near = jax.device_get((found, gist, near))
+            yield self._joined(found, gist, near), found.trail, len(part)
 
     def _gists(self, queries: Sequence[str]) -> Float[np.ndarray, "Q D"]:
         """The vectors by which queries are compared with documents."""
@@ -227,19 +256,24 @@ class Searcher:
         texts = list(part)
         return tokenize(self._retriever.tokenizer, texts + texts[:1] * (batch - len(texts)), self._retriever.query_length)
 
-    def _ordered(self, found: Found, gist: Float[np.ndarray, "B D"], *, queries: int, k: int, by_id: bool) -> "_Answer":
-        """The k best of what the beams found."""
-        rows, scores = np.where(found.valid, found.documents, -1), np.where(found.valid, found.log_probs, -np.inf)
-        log_probs, similarities, vectors = scores, None, self._retriever.vectors
-        if vectors is not None:
-            similarities = np.einsum("bd,bmd->bm", gist, vectors[np.maximum(rows, 0)].astype(np.float32))
-            if not by_id:
-                known = (rows >= 0) & ~np.isnan(similarities)
-                usual = np.where(known, similarities, 0).sum(1, keepdims=True) / np.maximum(known.sum(1, keepdims=True), 1)
-                scores = scores + np.where(known, similarities, usual) / TEMPERATURE  # without a vector: neither up nor down
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        taken = [None if each is None else np.take_along_axis(each, order, axis=1) for each in (rows, scores, log_probs, similarities)]
-        return _Answer(queries, *taken, found.trail)
+    def _joined(
+        self, found: Found, gist: Float[np.ndarray, "B D"], near: Int[np.ndarray, "B n"] | None
+    ) -> "_Candidates":
+        """What the beams found and what is near besides."""
+        rows, log_probs = np.where(found.valid, found.documents, -1), np.where(found.valid, found.log_probs, -np.inf)
+        scores, vectors = log_probs, self._retriever.vectors
+        if near is not None:
+            near = np.where((near[:, :, None] == rows[:, None, :]).any(2), -1, near)
+            least = np.where(found.valid, log_probs, np.inf).min(1, keepdims=True)
+            rows, scores = np.c_[rows, near], np.c_[scores, np.where(near >= 0, least, -np.inf)]
+            log_probs = np.c_[log_probs, np.full(near.shape, np.nan)]
+        if vectors is None:
+            return _Candidates(rows, scores, log_probs, None, np.zeros_like(scores))
+        similarities = np.einsum("bd,bmd->bm", gist, vectors[np.maximum(rows, 0)].astype(np.float32))
+        known = (rows >= 0) & ~np.isnan(similarities)
+        usual = np.where(known, similarities, 0).sum(1, keepdims=True) / np.maximum(known.sum(1, keepdims=True), 1)
+        likeness = np.where(known, similarities, usual)  # without a vector: neither up nor down
+        return _Candidates(rows, scores, log_probs, similarities, likeness / self._retriever.temperature)
 
     def _generator(self, config: BeamConfig):
         key = dataclasses.astuple(config)
@@ -282,7 +316,8 @@ class Searcher:
             text = " ".join(self.corpus.text(row)[: 4 * SNIPPET].split())[:SNIPPET] if known else ""
             path = self.corpus.path(row) if known else ()
             cosine = np.nan if answer.similarities is None else float(answer.similarities[query, place])
-            similarity, log_prob = None if np.isnan(cosine) else cosine, float(answer.log_probs[query, place])
+            log_prob = float(answer.log_probs[query, place])
+            log_prob, similarity = (None if np.isnan(value) else value for value in (log_prob, cosine))
             hits.append(Hit(self.table.ids[row].as_py(), log_prob, similarity, self._texts[row].as_py(), text, path))
         return hits
 
@@ -296,6 +331,25 @@ class _Answer(NamedTuple):
     log_probs: Float[np.ndarray, "B k"]
     similarities: Float[np.ndarray, "B k"] | None
     trail: tuple[Beams, ...]
+
+
+class _Candidates(NamedTuple):
+    """Documents that a search chooses from; the order of all is that of `ids` + `likeness`."""
+
+    rows: Int[np.ndarray, "B C"]  # of the table; -1 for none
+    ids: Float[np.ndarray, "B C"]  # log p, or what stands for it
+    log_probs: Float[np.ndarray, "B C"]  # NaN where no beam reached the document
+    similarities: Float[np.ndarray, "B C"] | None
+    likeness: Float[np.ndarray, "B C"]
+
+
+def _best(candidates: _Candidates, trail: tuple[Beams, ...], *, queries: int, k: int, by_id: bool) -> _Answer:
+    """The k best of some candidates."""
+    scores = candidates.ids if by_id else candidates.ids + candidates.likeness
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    arrays = candidates.rows, scores, candidates.log_probs, candidates.similarities
+    taken = [None if each is None else np.take_along_axis(each, order, axis=1) for each in arrays]
+    return _Answer(queries, *taken, trail)
 
 
 _permit = jax.jit(permit)

@@ -65,8 +65,8 @@ class Answers:
           diverse: let groups of beams choose in turn.
 
         Returns:
-          `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob`, `probability`, `similarity`, `text`, `path`,
-          `prefixes` of its ID); `positions`, one for each code: `position`, `codes` there are, `kept` (the probability that
+          `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob` and `probability`, None where no beam
+          reached the document, `similarity`, `text`, `path`, `prefixes` of its ID); `positions`, one for each code: `position`, `codes` there are, `kept` (the probability that
           the beams hold), and the 20 best `beams`, and those of the hits, best first: `prefix`, `log_prob`, `probability`, `given` (that of its last code
           after those before), and what `Gloss.look_up` says of it.
 
@@ -117,7 +117,7 @@ def _hit(rank: int, hit: Hit, *, length: int) -> dict:
         "document": hit.document,
         "full_id": hit.full_id,
         "log_prob": hit.log_prob,
-        "probability": math.exp(hit.log_prob),
+        "probability": None if hit.log_prob is None else math.exp(hit.log_prob),
         "similarity": hit.similarity,
         "text": hit.text,
         "path": list(hit.path),

@@ -74,11 +74,23 @@ def task():
 
 @pytest.mark.parametrize(("splits", "measured"), [((), ["test"]), (("trec",), ["trec"]), (("trec", "dev"), ["trec", "dev"])])
 def test_any_split_can_be_measured_and_none_is_learned_from(corpus, task, splits, measured):
-    pairs, held = from_task(task, corpus, count=2, seed=0, splits=splits)
+    pairs, _, held = from_task(task, corpus, count=2, seed=0, splits=splits)
     assert [each.source for each in held] == [f"queries of split {name}" for name in measured]
     assert [each.texts for each in held] == [task.splits[name].texts for name in measured]
     assert "learned" in pairs.texts and not {"asked in a test", "asked of TREC", "tuned"} & set(pairs.texts)
     assert pairs.texts == from_task(task, corpus, count=2, seed=0)[0].texts
+
+
+def test_some_training_queries_are_kept_back_whole(corpus):
+    texts = [f"query {number // 2}" for number in range(100)]  # 50, each of two documents
+    asked = Queries(
+        [f"q{number}" for number in range(100)], texts, make_qrels(np.arange(100), np.arange(100) % 40, np.ones(100, np.int64), queries=100)
+    )
+    pairs, aside, (held,) = from_task(RetrievalTask(40, {"train": asked, "test": queries("asked")}, {}), corpus, count=2, seed=0)
+    assert len(aside) == 10 and len(set(aside.texts)) == 5 and not set(aside.texts) & set(pairs.texts)
+    learned = [(text, row) for text, row in zip(pairs.texts, pairs.rows) if text.startswith("query ")]
+    assert len(learned) == 90 and held.asked.tolist() == [row for _, row in learned]
+    assert {*learned, *zip(aside.texts, aside.rows)} == set(zip(texts, np.arange(100) % 40))
 
 
 @pytest.mark.parametrize(

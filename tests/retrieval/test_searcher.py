@@ -12,7 +12,9 @@ from lmindexer_jax import search as command
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation.id_quality import prefix_ids
 from lmindexer_jax.retrieval import kept
-from lmindexer_jax.retrieval.searcher import TEMPERATURE, Searcher, parse_category
+from lmindexer_jax.retrieval import searcher as search_module
+from lmindexer_jax.retrieval.searcher import Searcher, parse_category
+from lmindexer_jax.retrieval.temper import TEMPERATURE
 
 ALL = retrievers.DOCUMENTS  # at k = 60 the beams hold every document, and a search is exact
 QUERIES = ["t0w1 s00w2", "t1w3", "t2w2 t2w4 s21w1", "t3w0 <b>"]
@@ -142,6 +144,34 @@ def test_vectors_order_what_the_beams_found(tmp_path):
     (pieces / "0.npy").unlink()
     with pytest.raises(UserError, match="0.npy: missing; run `python -m lmindexer_jax.finetune"):
         Searcher.load(workdir)
+
+
+def test_vectors_propose_what_the_beams_miss(tmp_path, monkeypatch):
+    workdir = retrievers.make(tmp_path, gist=True)
+    searcher = Searcher.load(workdir)
+    every = [{hit.document: hit for hit in hits} for hits in searcher.search(QUERIES, k=ALL)]
+    part = searcher.subset(category=["topic 1"])
+    for within in (None, part):
+        few = searcher.search(QUERIES, k=4, beams=4, within=within)
+        by_id = searcher.search(QUERIES, k=4, beams=4, within=within, by_id=True)
+        for hits, beams, known in zip(few, by_id, every, strict=True):
+            least = min(hit.log_prob for hit in beams)
+            allowed = {name for name, hit in known.items() if within is None or hit.path[0] == "topic 1"}
+            likeness = {name: known[name].similarity / TEMPERATURE for name in allowed}
+            reached = {hit.document: hit.log_prob for hit in beams}
+            wanted = {name: reached.get(name, least) + likeness[name] for name in sorted(allowed, key=lambda name: -likeness[name])[:32]}
+            wanted |= {name: reached[name] + likeness[name] for name in reached}
+            assert [hit.document for hit in hits] == sorted(wanted, key=lambda name: -wanted[name])[:4]
+            assert all((hit.log_prob is None) == (hit.document not in reached) for hit in hits)
+    rows, log_probs, similarities = searcher.proposed(QUERIES)
+    assert rows.shape == log_probs.shape == similarities.shape and all(len(set(row[row >= 0])) == ALL for row in rows)
+
+    kept.balance(workdir, 1e9)
+    names = [[hit.document for hit in hits] for hits in Searcher.load(workdir).search(QUERIES, k=ALL)]
+    assert names == [[hit.document for hit in hits] for hits in searcher.search(QUERIES, k=ALL, by_id=True)], "the IDs alone count"
+    monkeypatch.setattr(search_module, "SCANNED", ALL - 1)
+    large = Searcher.load(workdir).search(QUERIES, k=4, beams=4)
+    assert all(hit.log_prob is not None for hits in large for hit in hits), "of many documents, what the beams propose"
 
 
 def test_many_threads_and_mixed_batches_find_what_one_thread_finds(searcher):
