@@ -9,7 +9,15 @@ as K grows and its information rises; later positions say less and less about th
     AMI of c1 with the modules      .490   .499   .474   .424   .364
     nats that c1 saves a word       .627   .755   .837   .892   .883
 
-5,088 documents hold no more than some 500 codes of them: at 1,024 the information falls, too.
+5,088 documents hold no more than some 500 codes of them: at 1,024 the information falls, too. By positions, K = 256 (each row
+is a run of its own; perplexity of the whole ID before its last codes are spread):
+
+    positions                              1        2        3        4        5
+    AMI of c1 with the modules          .470     .474     .474     .474     .474
+    nats that all codes save a word     .838     .947     .951     .939     .907
+    perplexity of all codes              214    2,785    4,247    4,687    4,843
+
+Two codes say nearly all that held-out words can tell; what comes later makes IDs distinct. Earlier codes hardly notice.
 """
 
 import re
