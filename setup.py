@@ -74,6 +74,7 @@ setup(
             "lmindexer-explain = lmindexer_jax.explain:run",
             "lmindexer-recommend = lmindexer_jax.recommend:run",
             "lmindexer-bakeoff = lmindexer_jax.bakeoff:run",
+            "lmindexer-export = lmindexer_jax.export:run",
             "lmindexer-compare = lmindexer_jax.compare:run",
             "lmindexer-baselines = lmindexer_jax.baselines:run",
             "lmindexer-finetune = lmindexer_jax.finetune:run",

@@ -99,7 +99,8 @@ def execute(config: RecommendConfig, workdir: pathlib.Path, *, console: Console)
         workdir.mkdir(parents=True, exist_ok=True)
         old = read_run(workdir)
     train = splits["train"]
-    console.note(f"{len(table):,} items, {len(train):,} users, {len(train.items):,} items to train on")
+    again = f"; {splits['test'].repeats.mean():.1%} of the test items stand in the history before them"
+    console.note(f"{len(table):,} items, {len(train):,} users, {len(train.items):,} items to train on{again}")
     text, reader = None, None
     if config.method == Method.TEXT:
         reader = open_reader(config.reader, pathlib.Path(config.ids), table, workdir, beams=config.beams, seed=config.seed)

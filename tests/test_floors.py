@@ -24,7 +24,7 @@ FLOORS = {
     "conclude": 7, "protocol": 7, "text_history": 7,
     "run": 8, "next_item": 8, "serving": 8,
     "main": 9, "index": 9, "evaluate": 9, "explain": 9, "recommend": 9, "baselines": 9, "cells": 9, "finetune": 9,
-    "search": 9, "serve": 9, "compare": 9,
+    "search": 9, "serve": 9, "compare": 9, "export": 9,
     "bakeoff": 10,
 }  # fmt: skip
 

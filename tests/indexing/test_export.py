@@ -1,21 +1,28 @@
 """Exports: the JSON of TIGER-style projects, and a T5 whose token ids are rows of its embedding."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 import tokenizers
 import transformers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from lmindexer_jax import export as command
+from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.finished import open_finished
 from lmindexer_jax.indexing.export import to_json, to_t5, token, vocabulary, with_tokens
 from lmindexer_jax.indexing.id_table import Manifest, build
+from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.models import pretrained
 from lmindexer_jax.models.t5 import T5, T5Config
+from lmindexer_jax.run import execute
 
 WIDTH = 8
 CODES = np.array([[12, 7, 2], [0, 1, 1], [12, 7, 2]])
@@ -127,3 +134,24 @@ def test_refusals(table, tokenizer, codebooks, tmp_path):
         to_t5(tmp_path, table, config=small, params=cut, codebooks=codebooks, tokenizer=tokenizer)
     with pytest.raises(UserError, match="already has the token <a_0>"):
         with_tokens(with_tokens(tokenizer, ["<a_0>"]), ["<a_0>", "<a_1>"])
+
+
+def test_the_command_writes_a_t5_that_transformers_reads(tmp_path, monkeypatch):
+    runs.write_corpus(tmp_path / "corpus.jsonl", documents=60)
+    execute(runs.ours(tmp_path / "corpus.jsonl", tmp_path / "cache"), tmp_path / "run", console=Console(Mode.QUIET))
+    monkeypatch.setattr(sys, "argv", ["lmindexer-export", "--workdir", str(tmp_path / "run"), "-o", str(tmp_path / "t5"), "--console", "quiet"])
+    command.main()
+    config, found = pretrained.load(tmp_path / "t5")
+    tokenizer, learned = transformers.AutoTokenizer.from_pretrained(tmp_path / "t5"), open_finished(tmp_path / "run").learned()
+    for document, tokens in json.loads((tmp_path / "run" / "ids.json").read_text()).items():
+        ids = tokenizer.convert_tokens_to_ids(tokens)
+        codes = [int(token[3:-1]) for token in tokens[:-1]]
+        wanted = [learned[f"codebook_{position}"][code] for position, code in enumerate(codes)]
+        np.testing.assert_array_equal(found["shared"]["embedding"][ids[:-1]], wanted, err_msg=document)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found["decoder"], jax.device_get(learned["decoder"])))
+
+    residual = runs.ours(tmp_path / "corpus.jsonl", tmp_path / "cache")
+    residual.indexer_kind = IndexerKind.RESIDUAL
+    execute(residual, tmp_path / "residual", console=Console(Mode.QUIET))
+    with pytest.raises(UserError, match="not learned by a T5"):
+        command.export(tmp_path / "residual", tmp_path / "none")
