@@ -110,6 +110,7 @@ def main() -> None:
     systems = [[pathlib.Path(run) for run in system.split(",")] for system in flags.systems]
     result = compare(flags.qrels, systems, metrics=flags.metric or METRICS, seed=flags.seed)
     if flags.output:
+        flags.output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(flags.output) as path:
             path.write_text(json.dumps(result, indent=1))
     rows = [(",".join(row["system"]), *(row[name] for name in COLUMNS)) for row in result["rows"]]

@@ -43,7 +43,7 @@ def test_seeds_of_a_system_are_averaged_query_by_query(folder):
 
 
 def test_the_command_shows_and_writes(folder, monkeypatch, capsys):
-    out = folder / "out.json"
+    out = folder / "new" / "out.json"
     runs = [str(folder / "good"), f"{folder / 'bad'},{folder / 'other'}"]
     flags = ["compare", str(folder / "qrels"), *runs, "--metric", "mrr@5", "-o", str(out), "--console", "json"]
     monkeypatch.setattr(sys, "argv", flags)
