@@ -133,13 +133,14 @@ def execute(
         identity=f"{table.digest} {content_hash(whole)}",
     )
     kept.save(workdir, functions, params, tokenizer, table=table, query_length=config.max_length, vectors=vectors)
+    searcher = Searcher.load(workdir)  # which several processes do together
     if hosts.first():
         with hosts.alone():
             if config.gist and len(aside):
-                temperature = temper.fit(*shown_to(Searcher.load(workdir), aside))
+                temperature = temper.fit(*shown_to(searcher, aside))
                 console.note(f"{len(aside):,} training pairs, kept back, set the temperature of likeness to {temperature:.3g}")
                 kept.balance(workdir, temperature)
-            searcher = Searcher.load(workdir)
+                searcher.balance(temperature)
             measured = measure(searcher, corpus, held, runs=runs)
         asked = {each.source: len(each.texts) for each in held}
         with replacing(workdir / SUMMARY) as path:

@@ -30,6 +30,21 @@ def write_corpus(path: pathlib.Path, *, documents: int = 120, seed: int = 0) -> 
     return path
 
 
+def write_task(folder: pathlib.Path, corpus: pathlib.Path, *, test: int = 10) -> pathlib.Path:
+    """A retrieval task over `write_corpus`' documents in BEIR's layout: each document's first words ask for it. The last
+    documents' queries are the test, and every other one of these documents is asked for in training, too."""
+    (folder / "qrels").mkdir(parents=True)
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    texts = {"train": [" ".join(row["text"].split()[:4]) for row in rows], "test": [" ".join(row["text"].split()[-4:]) for row in rows]}
+    asked = {"train": [*range(len(rows) - test), *range(len(rows) - test, len(rows), 2)], "test": range(len(rows) - test, len(rows))}
+    lines = [json.dumps({"_id": f"{split}-{place}", "text": texts[split][place]}) for split in asked for place in asked[split]]
+    (folder / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    for split, places in asked.items():
+        judged = [f"{split}-{place}\t{rows[place]['id']}\t1" for place in places]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n")
+    return folder
+
+
 def write_topics(
     path: pathlib.Path, *, documents: int, topics: int, words: int, length: int, noise: int = 0, pool: int = 0, seed: int = 0
 ) -> pathlib.Path:

@@ -18,6 +18,7 @@ from lmindexer_jax.finetune import execute
 from lmindexer_jax.index import index, keep
 from lmindexer_jax.retrieval.finetune import FinetuneConfig
 from lmindexer_jax.retrieval.searcher import Searcher
+from lmindexer_jax.retrieval.temper import LEAST, MOST, TEMPERATURE
 from lmindexer_jax.run import execute as learn
 from lmindexer_jax.training.checkpoint import load_tree
 
@@ -73,6 +74,23 @@ def test_run_files_say_what_the_summary_says(home, summary):
     assert {row["metric"]: row["first"] for row in found} == pytest.approx({name: wanted["bm25"][name] for name in METRICS})
     seconds = [row["second"] for row in found]
     assert seconds == pytest.approx([wanted[name][metric] for name in ("retriever", "by ID alone", "vectors alone") for metric in METRICS])
+
+
+@pytest.mark.slow
+def test_given_queries_are_learned_from_balance_it_and_measure_it(home):
+    shutil.copytree(home / "untouched", home / "asked")
+    task = runs.write_task(home / "task", home / "corpus.jsonl")
+    summary = execute(home / "asked", queries=str(task), config=CONFIG, runs=home / "answers", console=QUIET)
+    means = summary["held_out"]["queries of split test"]
+    parts = [f"{name}{part}" for name in ("bm25", "retriever", "by ID alone", "vectors alone") for part in ("", ", seen", ", unseen")]
+    assert list(means) == parts and summary["queries"] == {"queries of split test": 10}
+    kept = json.loads((home / "asked" / "retriever" / "retriever.json").read_text())["temperature"]
+    assert kept != TEMPERATURE and LEAST <= kept <= MOST
+    judged = home / "answers" / "queries-of-split-test.qrels"
+    found = compare(judged, [[judged.with_name(f"queries-of-split-test-{name}.run")] for name in ("retriever", "bm25")], metrics=["ndcg@10"])
+    assert found["rows"][0]["first"] == pytest.approx(means["retriever"]["ndcg@10"])
+    rows = Searcher.load(home / "asked").rank([json.loads(line)["text"] for line in (task / "queries.jsonl").read_text().splitlines()[-10:]], k=1).rows
+    assert np.mean(rows[:, 0] == np.arange(50, 60)) == pytest.approx(means["retriever"]["recall@1"]), "a searcher that is loaded is balanced"
 
 
 @pytest.mark.slow

@@ -125,6 +125,10 @@ class Searcher:
         table = id_table.load(workdir / "ids")
         return cls(kept.load(workdir, table), table, _open_corpus(table))
 
+    def balance(self, temperature: float) -> None:
+        """Set how much likeness counts; a workdir keeps it by `kept.balance`."""
+        self._retriever = dataclasses.replace(self._retriever, temperature=temperature)
+
     def search(
         self, queries: Sequence[str], *, k: int = 10, within: Permits | None = None, groups: int = 1, beams: int | None = None,
         by_id: bool = False,

@@ -103,11 +103,12 @@ def test_two_processes_recommend_as_one(method, home):
 
 @pytest.mark.slow
 def test_two_processes_train_the_retriever_of_one(home):
+    task = runs.write_task(home / "task", home / "corpus.jsonl")
     for name, count in (("one", 1), ("two", 2)):
         workdir = home / f"retriever-{name}"
         shutil.copytree(home / "run", workdir)
-        group = finish("finetune", ["--workdir", workdir, "--batch-size", "32", "--epochs", "4"], count=count, devices=4 // count)
-    assert "try:" in group.output(0) and not re.search("pairs|steps|try:", group.output(1)), group.said()
+        group = finish("finetune", ["--workdir", workdir, "--queries", task, "--batch-size", "32", "--epochs", "4"], count=count, devices=4 // count)
+    assert "kept back" in group.output(0) and "try:" in group.output(0) and not re.search("pairs|steps|try:", group.output(1)), group.said()
     one, two = (losses(home / f"retriever-{name}" / "retriever") for name in ("one", "two"))
     assert len(one) == len(two) > FIRST
     np.testing.assert_allclose(one[:FIRST], two[:FIRST], rtol=1e-4)

@@ -167,8 +167,11 @@ def test_vectors_propose_what_the_beams_miss(tmp_path, monkeypatch):
     assert rows.shape == log_probs.shape == similarities.shape and all(len(set(row[row >= 0])) == ALL for row in rows)
 
     kept.balance(workdir, 1e9)
-    names = [[hit.document for hit in hits] for hits in Searcher.load(workdir).search(QUERIES, k=ALL)]
+    again = Searcher.load(workdir)
+    names = [[hit.document for hit in hits] for hits in again.search(QUERIES, k=ALL)]
     assert names == [[hit.document for hit in hits] for hits in searcher.search(QUERIES, k=ALL, by_id=True)], "the IDs alone count"
+    again.balance(TEMPERATURE)
+    assert again.search(QUERIES, k=ALL) == searcher.search(QUERIES, k=ALL)
     monkeypatch.setattr(search_module, "SCANNED", ALL - 1)
     large = Searcher.load(workdir).search(QUERIES, k=4, beams=4)
     assert all(hit.log_prob is not None for hits in large for hit in hits), "of many documents, what the beams propose"
