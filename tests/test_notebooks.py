@@ -37,6 +37,14 @@ def test_a_notebook_is_stripped_short_and_valid(path):
     assert len(tagged) == 1 and "WORKDIR" in names and names & set(SMALL)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_imports_of_the_library_is_there(path):
+    for cell in cells(path):
+        for node in ast.walk(ast.parse(cell["source"])):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "lmindexer_jax":
+                exec(f"from {node.module} import {', '.join(alias.name for alias in node.names)}", {})
+
+
 def play(path: pathlib.Path, parameters: dict) -> list[object]:
     """Run the cells in one namespace, as a kernel would; after the cell of parameters ours are set, as papermill does.
 
