@@ -25,12 +25,11 @@ from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.evaluation.significance import paired_bootstrap
 from lmindexer_jax.files import replacing
 
-METRICS = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
 COLUMNS = ("metric", "first", "second", "difference", "low", "high", "p_value")
 
 
 def compare(
-    qrels: pathlib.Path, systems: Sequence[Sequence[pathlib.Path]], *, metrics: Sequence[str] = METRICS, seed: int = 0
+    qrels: pathlib.Path, systems: Sequence[Sequence[pathlib.Path]], *, metrics: Sequence[str] = ranking.USUAL, seed: int = 0
 ) -> dict:
     """Means of every system, and each one's difference from the first with its interval and p-value.
 
@@ -96,7 +95,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lmindexer-compare", description=__doc__.splitlines()[0])
     parser.add_argument("qrels", type=pathlib.Path, help="judgements: query 0 document grade")
     parser.add_argument("systems", nargs="+", metavar="system", help="run file, or those of several seeds with commas between")
-    parser.add_argument("--metric", action="append", help=f"repeat it for more; default: {', '.join(METRICS)}")
+    parser.add_argument("--metric", action="append", help=f"repeat it for more; default: {', '.join(ranking.USUAL)}")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("-o", "--output", type=pathlib.Path, help="JSON file to write")
     parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
@@ -108,7 +107,7 @@ def main() -> None:
     flags = parse(sys.argv[1:])
     console = Console(flags.console)
     systems = [[pathlib.Path(run) for run in system.split(",")] for system in flags.systems]
-    result = compare(flags.qrels, systems, metrics=flags.metric or METRICS, seed=flags.seed)
+    result = compare(flags.qrels, systems, metrics=flags.metric or ranking.USUAL, seed=flags.seed)
     if flags.output:
         flags.output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(flags.output) as path:

@@ -51,7 +51,6 @@ from lmindexer_jax.training.sharding import MeshConfig, make_mesh
 from lmindexer_jax.typed import from_dict
 
 SUMMARY = pathlib.Path(kept.HOME) / "summary.json"
-SHOWN = ("recall@1", "recall@10", "mrr@10", "ndcg@10")
 SPARE = 8  # documents of the same codes that a retriever has room for at least, so that the table may grow
 
 
@@ -148,8 +147,8 @@ def execute(
     hosts.barrier()
     summary = json.loads((workdir / SUMMARY).read_text())
     for source, means in summary["held_out"].items():
-        rows = [(name, *(values[metric] for metric in SHOWN)) for name, values in means.items()]
-        console.table(f"{summary['queries'][source]:,} {source}, {len(table):,} documents", ("retriever", *SHOWN), rows)
+        rows = [(name, *(values[metric] for metric in ranking.USUAL)) for name, values in means.items()]
+        console.table(f"{summary['queries'][source]:,} {source}, {len(table):,} documents", ("retriever", *ranking.USUAL), rows)
     return summary
 
 

@@ -10,10 +10,11 @@ import pytest
 import runs
 
 from lmindexer_jax import search as command
-from lmindexer_jax.compare import METRICS, compare
+from lmindexer_jax.compare import compare
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.evaluation.ranking import USUAL
 from lmindexer_jax.finetune import execute
 from lmindexer_jax.index import index, keep
 from lmindexer_jax.retrieval.finetune import FinetuneConfig
@@ -71,9 +72,9 @@ def test_run_files_say_what_the_summary_says(home, summary):
     systems = [[stem.with_name(f"{stem.name}-{name}.run")] for name in ("bm25", "retriever", "by-id-alone", "vectors-alone")]
     found = compare(stem.with_suffix(".qrels"), systems)["rows"]
     wanted = summary["held_out"][source]
-    assert {row["metric"]: row["first"] for row in found} == pytest.approx({name: wanted["bm25"][name] for name in METRICS})
+    assert {row["metric"]: row["first"] for row in found} == pytest.approx({name: wanted["bm25"][name] for name in USUAL})
     seconds = [row["second"] for row in found]
-    assert seconds == pytest.approx([wanted[name][metric] for name in ("retriever", "by ID alone", "vectors alone") for metric in METRICS])
+    assert seconds == pytest.approx([wanted[name][metric] for name in ("retriever", "by ID alone", "vectors alone") for metric in USUAL])
 
 
 @pytest.mark.slow

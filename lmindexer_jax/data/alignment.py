@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import unicodedata
 
-from lmindexer_jax.data.relevance import Queries, RetrievalTask
+from lmindexer_jax.data.relevance import TRAIN, Queries, RetrievalTask
 
 
 class Fault(enum.StrEnum):
@@ -31,7 +31,7 @@ class Finding:
         return f"{self.split}: {self.count:,} of {self.of:,} {self.fault}{example}"
 
 
-def check(task: RetrievalTask, *, train: str = "train") -> list[Finding]:
+def check(task: RetrievalTask) -> list[Finding]:
     """Faults of every split, each against the training split; an empty list where all is well.
 
     A leaked query makes a test an exercise in memory, unless that is what it is to measure; missing documents make Recall
@@ -39,14 +39,13 @@ def check(task: RetrievalTask, *, train: str = "train") -> list[Finding]:
 
     Args:
         task: from `open_task`.
-        train: name of the training split; without it, leaks are not looked for.
     """
     findings = []
-    learned = task.splits.get(train)
+    learned = task.splits.get(TRAIN)
     texts = {_plain(text) for text in learned.texts} if learned else set()
     pairs = _pairs(learned) if learned else set()
     for split, queries in task.splits.items():
-        if learned is not None and split != train:
+        if learned is not None and split != TRAIN:
             leaked = [text for text in queries.texts if _plain(text) in texts]
             findings.append(_finding(Fault.LEAKED_QUERY, split, leaked, len(queries)))
             own = _pairs(queries)

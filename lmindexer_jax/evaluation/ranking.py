@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from lmindexer_jax.data.qrels import Qrels, make_qrels
 
 METRICS = ("hit", "recall", "mrr", "map", "ndcg")
+USUAL = ("recall@1", "recall@10", "mrr@10", "ndcg@10")  # shown of retrievers
 
 Scores = dict[str, Float[np.ndarray, " Q"]]
 """Per-query values by name and cutoff, as "ndcg@10"."""

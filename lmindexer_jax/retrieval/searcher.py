@@ -14,10 +14,11 @@ probable that one did. Without a gist, or with `by_id`, it is beams and log p al
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -177,7 +178,10 @@ class Searcher:
         """The retriever's queries beside the vectors of the first `documents` documents, all of them, without IDs; None where
         it compares no vectors."""
         vectors = self._retriever.vectors
-        return None if vectors is None else Dense(vectors[:documents].astype(np.float32), self._gists)
+        if vectors is None:
+            return None
+        encode = jax.jit(self._retriever.functions.encode)
+        return Dense(vectors[:documents].astype(np.float32), functools.partial(self._gists, encode))
 
     def subset(
         self, *, category: Sequence[str] = (), only: Sequence[str] | None = None, exclude: Sequence[str] = ()
@@ -214,13 +218,14 @@ class Searcher:
             raise ValueError("a retriever without vectors compares none")
         parts = []
         for candidates, _, real in self._candidates(queries):
-            parts.append([each[:real] for each in (candidates.rows, candidates.ids, candidates.likeness * self._retriever.temperature)])
+            parts.append([each[:real] for each in (candidates.rows, candidates.ids, candidates.likeness)])
         return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
     def _found(self, queries: Sequence[str], *, k: int, by_id: bool = False, **options) -> Iterator["_Answer"]:
         """The best, batch by batch, on the host; options of `_candidates`."""
         for candidates, trail, real in self._candidates(queries, k=k, by_id=by_id, **options):
-            yield _best(candidates, trail, queries=real, k=k, by_id=by_id)
+            temperature = np.inf if by_id else self._retriever.temperature
+            yield _best(candidates, trail, queries=real, k=k, temperature=temperature)
 
     def _candidates(
         self, queries: Sequence[str], *, k: int = 1, within: Permits | None = None, groups: int = 1, beams: int | None = None,
@@ -246,9 +251,9 @@ class Searcher:
             found, gist, near = jax.device_get((found, gist, near))
             yield self._joined(found, gist, near), found.trail, len(part)
 
-    def _gists(self, queries: Sequence[str]) -> Float[np.ndarray, "Q D"]:
+    def _gists(self, encode: Callable, queries: Sequence[str]) -> Float[np.ndarray, "Q D"]:
         """The vectors by which queries are compared with documents."""
-        encode, parts = jax.jit(self._retriever.functions.encode), []
+        parts = []
         for first, batch in _batches(len(queries)):
             part = queries[first : first + batch]
             gists = encode(self._params, *self._tokens(part, batch)).gist
@@ -277,7 +282,7 @@ class Searcher:
         known = (rows >= 0) & ~np.isnan(similarities)
         usual = np.where(known, similarities, 0).sum(1, keepdims=True) / np.maximum(known.sum(1, keepdims=True), 1)
         likeness = np.where(known, similarities, usual)  # without a vector: neither up nor down
-        return _Candidates(rows, scores, log_probs, similarities, likeness / self._retriever.temperature)
+        return _Candidates(rows, scores, log_probs, similarities, likeness)
 
     def _generator(self, config: BeamConfig):
         key = dataclasses.astuple(config)
@@ -338,18 +343,18 @@ class _Answer(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Documents that a search chooses from; the order of all is that of `ids` + `likeness`."""
+    """Documents that a search chooses from; the order of all is that of `ids` + `likeness` / temperature."""
 
     rows: Int[np.ndarray, "B C"]  # of the table; -1 for none
     ids: Float[np.ndarray, "B C"]  # log p, or what stands for it
     log_probs: Float[np.ndarray, "B C"]  # NaN where no beam reached the document
     similarities: Float[np.ndarray, "B C"] | None
-    likeness: Float[np.ndarray, "B C"]
+    likeness: Float[np.ndarray, "B C"]  # the same, or the usual one where there is none
 
 
-def _best(candidates: _Candidates, trail: tuple[Beams, ...], *, queries: int, k: int, by_id: bool) -> _Answer:
+def _best(candidates: _Candidates, trail: tuple[Beams, ...], *, queries: int, k: int, temperature: float) -> _Answer:
     """The k best of some candidates."""
-    scores = candidates.ids if by_id else candidates.ids + candidates.likeness
+    scores = candidates.ids + candidates.likeness / temperature
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     arrays = candidates.rows, scores, candidates.log_probs, candidates.similarities
     taken = [None if each is None else np.take_along_axis(each, order, axis=1) for each in arrays]
