@@ -5,7 +5,6 @@
 """
 
 import argparse
-import dataclasses
 import pathlib
 import sys
 
@@ -42,7 +41,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--queries", help="and of its queries, as esci/beauty_queries")
     parser.add_argument("--template", help="text from fields; default: '{title} {text}' of a folder, '{text}' of a name")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--relevant-from", type=int, metavar="GRADE", help="make grades binary: relevant from here on")
+    parser.add_argument("--relevant-from", type=int, default=0, metavar="GRADE", help="make grades binary: relevant from here on")
     parser.add_argument("--drop", action="store_true", help="leave out judgements of documents that the corpus lacks")
     parser.add_argument("--encoder", default=DenseConfig.name, help="of the dense retriever; '' leaves it out")
     parser.add_argument("--max-length", type=int, default=DenseConfig.max_length, help="tokens that the encoder reads")
@@ -59,7 +58,7 @@ def configs(flags: argparse.Namespace) -> tuple[CorpusConfig, RelevanceConfig]:
     given = {"cache_dir": flags.cache_dir} | ({"template": flags.template} if flags.template else {})
     corpus = folder_corpus(flags.folder, **given) if flags.folder else CorpusConfig(name=flags.corpus, **given)
     bad = OnBad.DROP if flags.drop else OnBad.FAIL
-    return corpus, RelevanceConfig(flags.folder or "", flags.queries or "", bad, flags.cache_dir)
+    return corpus, RelevanceConfig(flags.folder or "", flags.queries or "", bad, flags.relevant_from, flags.cache_dir)
 
 
 def main() -> None:
@@ -67,10 +66,7 @@ def main() -> None:
     flags = parse(sys.argv[1:])
     console = Console(flags.console)
     corpus, task = open_both(*configs(flags), console=console)
-    queries = task.split(flags.split)
-    if flags.relevant_from is not None:
-        queries = dataclasses.replace(queries, qrels=queries.qrels.at_least(flags.relevant_from))
-    queries = queries.answerable()
+    queries = task.split(flags.split).answerable()
     if not len(queries):
         raise UserError(f"no query of split {flags.split!r} has a relevant document")
     slices = {}

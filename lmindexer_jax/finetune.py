@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, Mode, run_main
-from lmindexer_jax.data import trec
+from lmindexer_jax.data import alignment, trec
 from lmindexer_jax.data.cache import cache_root, keep_compiled
 from lmindexer_jax.data.corpus import Corpus
+from lmindexer_jax.data.documents import OnBad
 from lmindexer_jax.data.relevance import RelevanceConfig, open_task
 from lmindexer_jax.data.tokens import open_tokens
 from lmindexer_jax.errors import UserError
@@ -57,7 +57,7 @@ SPARE = 8  # documents of the same codes that a retriever has room for at least,
 def execute(
     workdir: pathlib.Path,
     *,
-    queries: str = "",
+    queries: RelevanceConfig | None = None,
     splits: Sequence[str] = (),
     config: FinetuneConfig | None = None,
     mesh: MeshConfig | None = None,
@@ -69,7 +69,7 @@ def execute(
 
     Args:
       workdir: of a finished run.
-      queries: folder or name of a set of queries; "" makes them from the documents.
+      queries: a set of queries and judgements; by default they are made from the documents.
       splits: of that set, to measure on; by default test, or else validation, or else dev.
       config: how to train.
       mesh: of the devices; splits the batch alone by default.
@@ -91,12 +91,14 @@ def execute(
         runs.mkdir(parents=True, exist_ok=True)
     run = open_finished(workdir)
     table = run.table
+    if queries:
+        queries = dataclasses.replace(queries, cache_dir=queries.cache_dir or run.config.corpus.cache_dir)
     keep_compiled(run.config.corpus.cache_dir)
     preset = presets.resolve(run.config.language_model.name, pretrained=run.config.language_model.pretrained)
     cache = cache_root(run.config.corpus.cache_dir)
     with hosts.first_goes_ahead():
         corpus = run.corpus()
-        pairs, aside, held = open_pairs(queries, splits, corpus, run.config, count=config.pseudo_queries, seed=seed)
+        pairs, aside, held = open_pairs(queries, splits, corpus, count=config.pseudo_queries, seed=seed, console=console)
         tokenizer = open_tokenizer(run.config, preset, corpus, workdir)
         texts = open_tokens(pairs, tokenizer, max_length=config.max_length, cache_dir=cache)
         documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)
@@ -104,7 +106,7 @@ def execute(
     described = read_run(workdir)
     precision = jnp.dtype(described["precision"]) if described else jnp.float32
     language_model = language_model_config(preset, tokenizer)
-    functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=config.gist), language_model, trie.sizes, precision))
+    functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=True), language_model, trie.sizes, precision))
     whole = run.learned()
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), run.adoptable(whole))
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
@@ -112,12 +114,10 @@ def execute(
     indexer = IndexerFunctions(Indexer(run.config.indexer, language_model, dtype=precision))
     states = encoded_home(cache, workdir) if run.config.language_model.cache_states else None
     encoded = encode_corpus(indexer, whole, texts, directory=states, console=console) if config.frozen and states else None
-    vectors = None
-    if config.gist:
-        pooled = functools.partial(from_language_model, VectorSource.POOLED, indexer, whole, unlabelled=(), console=console)
-        vectors = pooled(documents, cache=states)  # where the run has kept the states, at no cost
-        # Codes start at the means of their documents' texts.
-        params = settle(params, encoded.pooled if encoded else pooled(texts, cache=None), ids[pairs.rows])
+    pooled = functools.partial(from_language_model, VectorSource.POOLED, indexer, whole, unlabelled=(), console=console)
+    vectors = pooled(documents, cache=states)  # where the run has kept the states, at no cost
+    # Codes start at the means of their documents' texts.
+    params = settle(params, encoded.pooled if encoded else pooled(texts, cache=None), ids[pairs.rows])
     params = finetune(
         functions,
         params,
@@ -135,7 +135,7 @@ def execute(
     searcher = Searcher.load(workdir)  # which several processes do together
     if hosts.first():
         with hosts.alone():
-            if config.gist and len(aside):
+            if len(aside):
                 temperature = temper.fit(*shown_to(searcher, aside))
                 console.note(f"{len(aside):,} training pairs, kept back, set the temperature of likeness to {temperature:.3g}")
                 kept.balance(workdir, temperature)
@@ -153,17 +153,18 @@ def execute(
 
 
 def open_pairs(
-    queries: str, splits: Sequence[str], corpus: Corpus, config: Config, *, count: int, seed: int
+    queries: RelevanceConfig | None, splits: Sequence[str], corpus: Corpus, *, count: int, seed: int, console: Console
 ) -> tuple[query_pairs.Pairs, query_pairs.Pairs, list[Held]]:
-    """What a retriever learns from, what balances it, and what it is measured by: from a folder or a named set of queries, or
-    from the documents alone where `queries` is empty."""
-    if not queries:
+    """What a retriever learns from, what balances it, and what it is measured by: from a set of queries, whose faults are said
+    aloud, or from the documents alone."""
+    if queries is None:
         if splits:
             raise UserError("--split names a part of a set of queries: give the set by --queries")
         pairs, held = query_pairs.from_documents(corpus, count=count, seed=seed)
         return pairs, query_pairs.NOTHING, held
-    source = {"path": queries} if pathlib.Path(queries).expanduser().is_dir() else {"name": queries}
-    task = open_task(RelevanceConfig(**source, cache_dir=config.corpus.cache_dir), corpus.ids().to_pylist())
+    task = open_task(queries, corpus.ids().to_pylist())
+    for finding in alignment.check(task):
+        console.warn(str(finding))
     return query_pairs.from_task(task, corpus, count=count, seed=seed, splits=splits)
 
 
@@ -222,6 +223,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lmindexer-finetune", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument("--queries", default="", help="folder in BEIR's layout, or a name; default: made from the documents")
+    parser.add_argument("--relevant-from", type=int, default=0, metavar="GRADE", help="make their grades binary: relevant from here on")
+    parser.add_argument("--drop", action="store_true", help="leave out judgements of documents that the corpus lacks")
     parser.add_argument("--split", action="append", default=[], help="of --queries, to measure on; repeat it for more; default: test")
     parser.add_argument("--epochs", type=float, default=FinetuneConfig.epochs, help="over the pairs")
     parser.add_argument("--batch-size", type=int, default=FinetuneConfig.batch_size)
@@ -231,6 +234,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
     return parser.parse_args(arguments)
+
+
+def judged(flags: argparse.Namespace) -> RelevanceConfig | None:
+    """The set of queries that the flags name; None where they name none."""
+    if not flags.queries:
+        if flags.relevant_from or flags.drop:
+            raise UserError("--relevant-from and --drop say how to read a set of queries: give the set by --queries")
+        return None
+    source = {"path" if pathlib.Path(flags.queries).expanduser().is_dir() else "name": flags.queries}
+    return RelevanceConfig(**source, on_bad=OnBad.DROP if flags.drop else OnBad.FAIL, relevant_from=flags.relevant_from)
 
 
 def main() -> None:
@@ -246,7 +259,7 @@ def main() -> None:
     mesh = MeshConfig(fsdp=flags.fsdp)
     execute(
         flags.workdir,
-        queries=flags.queries,
+        queries=judged(flags),
         splits=flags.split,
         config=config,
         mesh=mesh,

@@ -47,7 +47,9 @@ def test_table_and_run_files_agree(folder, tmp_path, monkeypatch, capsys):
 
 def test_grades_made_binary_and_queries_without_an_answer_left_out(folder, tmp_path, monkeypatch, capsys):
     call(monkeypatch, tmp_path, folder, "--relevant-from", 2)
-    assert json.loads(capsys.readouterr().out)["title"] == "test: 3 queries, 4 documents"
+    *said, shown = map(json.loads, capsys.readouterr().out.splitlines())
+    assert shown["title"] == "test: 3 queries, 4 documents"
+    assert any("queries have no relevant document" in event["text"] for event in said)
     with pytest.raises(UserError, match="no query of split 'train' has a relevant document"):
         call(monkeypatch, tmp_path, folder, "--relevant-from", 2, "--split", "train")
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import runs
 
+from lmindexer_jax import finetune
 from lmindexer_jax import search as command
 from lmindexer_jax.compare import compare
 from lmindexer_jax.console import Console, Mode
-from lmindexer_jax.data.documents import CorpusConfig
+from lmindexer_jax.data.documents import CorpusConfig, OnBad
+from lmindexer_jax.data.relevance import RelevanceConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation.ranking import USUAL
 from lmindexer_jax.finetune import execute
@@ -81,7 +83,7 @@ def test_run_files_say_what_the_summary_says(home, summary):
 def test_given_queries_are_learned_from_balance_it_and_measure_it(home):
     shutil.copytree(home / "untouched", home / "asked")
     task = runs.write_task(home / "task", home / "corpus.jsonl")
-    summary = execute(home / "asked", queries=str(task), config=CONFIG, runs=home / "answers", console=QUIET)
+    summary = execute(home / "asked", queries=RelevanceConfig(str(task)), config=CONFIG, runs=home / "answers", console=QUIET)
     means = summary["held_out"]["queries of split test"]
     parts = [f"{name}{part}" for name in ("bm25", "retriever", "by ID alone", "vectors alone") for part in ("", ", seen", ", unseen")]
     assert list(means) == parts and summary["queries"] == {"queries of split test": 10}
@@ -119,6 +121,15 @@ def test_a_document_that_was_added_is_found(home, summary, monkeypatch, capsys):
     command.main()
     hits = json.loads(capsys.readouterr().out)["hits"]
     assert len(hits) == 61 and "new" in [hit["document"] for hit in hits]
+
+
+def test_flags_say_which_queries():
+    call = ["--workdir", "w"]
+    assert finetune.judged(finetune.parse(call)) is None
+    named = finetune.judged(finetune.parse([*call, "--queries", "esci/beauty_queries", "--relevant-from", "3", "--drop"]))
+    assert named == RelevanceConfig(name="esci/beauty_queries", on_bad=OnBad.DROP, relevant_from=3)
+    with pytest.raises(UserError, match="give the set by --queries"):
+        finetune.judged(finetune.parse([*call, "--drop"]))
 
 
 def test_no_run_is_one_line(tmp_path):

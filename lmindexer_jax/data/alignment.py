@@ -42,11 +42,11 @@ def check(task: RetrievalTask) -> list[Finding]:
     """
     findings = []
     learned = task.splits.get(TRAIN)
-    texts = {_plain(text) for text in learned.texts} if learned else set()
+    texts = {plain(text) for text in learned.texts} if learned else set()
     pairs = _pairs(learned) if learned else set()
     for split, queries in task.splits.items():
         if learned is not None and split != TRAIN:
-            leaked = [text for text in queries.texts if _plain(text) in texts]
+            leaked = [text for text in queries.texts if plain(text) in texts]
             findings.append(_finding(Fault.LEAKED_QUERY, split, leaked, len(queries)))
             own = _pairs(queries)
             both = sorted((query, task.documents[row]) for query, row in own & pairs)
@@ -67,5 +67,6 @@ def _pairs(queries: Queries) -> set[tuple[str, int]]:
     return {(queries.ids[query], int(row)) for query, row in zip(queries.qrels.query, queries.qrels.rows, strict=True)}
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text as it is compared: without case and spacing."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

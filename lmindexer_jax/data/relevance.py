@@ -35,6 +35,7 @@ class RelevanceConfig:
     path: str = ""  # a folder with queries.jsonl and qrels
     name: str = ""  # esci/beauty_queries, nq320k/queries, msmarco/queries, ...
     on_bad: OnBad = OnBad.FAIL  # DROP leaves out judgements of documents that the corpus does not hold
+    relevant_from: int = 0  # makes grades binary: relevant from here on; 0 leaves them as they are
     cache_dir: str = ""  # as for the corpus
 
 
@@ -88,12 +89,14 @@ def open_task(config: RelevanceConfig, documents: Sequence[str]) -> RetrievalTas
         documents: ids of the corpus.
 
     Raises:
-        UserError: neither or both of path and name are given; a file is missing or damaged; a line of it is unfit (a query
+        UserError: neither or both of path and name are given; `relevant_from` is below 0; a file is missing or damaged; a line of it is unfit (a query
             id twice, an empty query, a grade that is no whole number from 0, a document judged twice for a query with
             different grades, an unknown query, or, unless `on_bad` is DROP, an unknown document); or nothing is left.
     """
     if bool(config.path) == bool(config.name):
         raise UserError("give exactly one of relevance.path (a folder with queries.jsonl and qrels) and relevance.name")
+    if config.relevant_from < 0:
+        raise UserError(f"relevance.relevant_from: a grade from 1 on makes judgements binary, not {config.relevant_from}")
     if config.path:
         source, queries, judgements = _read_folder(Path(config.path).expanduser())
     else:
@@ -109,7 +112,7 @@ def open_task(config: RelevanceConfig, documents: Sequence[str]) -> RetrievalTas
             if config.on_bad == OnBad.FAIL:
                 raise UserError(
                     f"{where}: no corpus holds document {shown(document)}; give the corpus that was judged, or leave such "
-                    "judgements out with relevance.on_bad=drop"
+                    "judgements out by --drop"
                 )
             missing[split] = missing.get(split, 0) + 1
             continue
@@ -125,6 +128,7 @@ def open_task(config: RelevanceConfig, documents: Sequence[str]) -> RetrievalTas
         columns = np.asarray([(*pair, grade) for pair, grade in pairs.items()], np.int64).T
         judged = np.unique(columns[0])
         qrels = make_qrels(np.searchsorted(judged, columns[0]), columns[1], columns[2], queries=len(judged))
+        qrels = qrels.at_least(config.relevant_from) if config.relevant_from else qrels
         splits[split] = Queries([names[q] for q in judged], [texts[q] for q in judged], qrels)
     return RetrievalTask(documents, splits, missing)
 

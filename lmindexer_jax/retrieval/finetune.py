@@ -43,7 +43,6 @@ class FinetuneConfig:
     max_length: int = 32  # tokens of a query that are read, in training and in search alike
     pseudo_queries: int = 5  # for each document
     language_model: float = 0.1  # learning rate of the encoder as a factor; 0 freezes it
-    gist: bool = True  # see models/retriever.py
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     @property

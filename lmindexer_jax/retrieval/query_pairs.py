@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int
 
+from lmindexer_jax.data.alignment import plain
 from lmindexer_jax.data.corpus import Corpus
 from lmindexer_jax.data.pseudo_queries import pseudo_queries
 from lmindexer_jax.data.qrels import Qrels, make_qrels, one_each
@@ -153,7 +154,7 @@ def from_task(
     names = splits or [name for name in HELD_OUT if name in task.splits][:1]
     if not names:
         raise UserError(f"no split to measure on among {', '.join(task.splits)}; call one of them {' or '.join(HELD_OUT)}, or name it")
-    others = {text for name, queries in task.splits.items() if name != TRAIN for text in queries.texts}
+    others = {plain(text) for name, queries in task.splits.items() if name != TRAIN for text in queries.texts}
     asked = _asked(task.splits[TRAIN], others) if TRAIN in task.splits else NOTHING
     asked, aside = _kept_back(asked, seed=seed)
     held = []
@@ -173,17 +174,17 @@ def from_task(
 
 def _kept_back(asked: Pairs, *, seed: int) -> tuple[Pairs, Pairs]:
     """Pairs of most of the queries, and of a few; those of one text stay together."""
-    texts = sorted(set(asked.texts))
+    texts = sorted(set(map(plain, asked.texts)))
     drawn = np.random.default_rng(seed).permutation(len(texts))[: min(int(ASIDE * len(texts)), MOST_ASIDE)]
     few = {texts[place] for place in drawn}
-    chosen = np.array([text in few for text in asked.texts], bool)
+    chosen = np.array([plain(text) in few for text in asked.texts], bool)
     return tuple(Pairs([asked.texts[place] for place in np.flatnonzero(part)], asked.rows[part]) for part in (~chosen, chosen))
 
 
 def _asked(queries: Queries, held: set[str]) -> Pairs:
     """Training queries with each of their relevant documents, but for those that are held out too."""
     qrels = queries.qrels
-    places = [place for place in np.flatnonzero(qrels.grades > 0) if queries.texts[qrels.query[place]] not in held]
+    places = [place for place in np.flatnonzero(qrels.grades > 0) if plain(queries.texts[qrels.query[place]]) not in held]
     return Pairs([queries.texts[q] for q in qrels.query[places]], qrels.rows[places]) if places else NOTHING
 
 

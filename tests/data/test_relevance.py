@@ -145,6 +145,13 @@ def test_judgements_of_unknown_documents_can_be_dropped_and_are_counted(tmp_path
     assert found == {(Fault.MISSING_DOCUMENT, "test"): (1, 4), (Fault.MISSING_DOCUMENT, "dev"): (1, 1)}
 
 
+def test_grades_can_be_made_binary(tmp_path):
+    folder = write(tmp_path)
+    assert [read(folder, relevant_from=grade).split("test").qrels.grades.tolist() for grade in (0, 1, 2)] == [[1, 2, 0], [1, 1, 0], [0, 1, 0]]
+    with pytest.raises(UserError, match="a grade from 1 on"):
+        read(folder, relevant_from=-1)
+
+
 def test_leaks_and_dead_ends_are_found(tmp_path):
     queries = [*QUERIES, {"_id": "q4", "text": " FIRST?"}, {"_id": "q5", "text": "fifth"}]
     judged = [*JUDGED, ("test", "q4", "d2", 1), ("test", "q1", "d1", 1), ("test", "q5", "d1", 0)]
