@@ -11,6 +11,7 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.recipe import RecipeConfig
 from lmindexer_jax.indexing.two_stage import IndexerKind, TwoStageConfig
 from lmindexer_jax.models.indexer import IndexerConfig
+from lmindexer_jax.models.stack import StackConfig
 from lmindexer_jax.training.hosts import HostsConfig
 from lmindexer_jax.training.sharding import MeshConfig
 
@@ -32,6 +33,13 @@ class LanguageModelConfig:
     max_length: int = 128  # tokens of a document that are read, in training and in assignment alike
     cache_states: bool = True  # keep the states of a frozen encoder on disk: 2 x width bytes a token
     vocabulary: int = 8192  # of the tokenizer that is trained on the corpus where the preset brings none
+    remat: bool = False  # in training keep what goes into each layer alone, and compute its insides again
+    scan: bool = False  # compile one layer and loop over it
+
+    @property
+    def stack(self) -> StackConfig:
+        """How the layers are run."""
+        return StackConfig(self.remat, self.scan)
 
 
 @dataclasses.dataclass

@@ -106,12 +106,13 @@ def execute(
     described = read_run(workdir)
     precision = jnp.dtype(described["precision"]) if described else jnp.float32
     language_model = language_model_config(preset, tokenizer)
-    functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=True), language_model, trie.sizes, precision))
+    stack = run.config.language_model.stack
+    functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=True), language_model, trie.sizes, precision, stack))
     whole = run.learned()
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), run.adoptable(whole))
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
     console.note(f"{len(pairs):,} pairs of a text and a document that it should find")
-    indexer = IndexerFunctions(Indexer(run.config.indexer, language_model, dtype=precision))
+    indexer = IndexerFunctions(Indexer(run.config.indexer, language_model, dtype=precision, stack=stack))
     states = encoded_home(cache, workdir) if run.config.language_model.cache_states else None
     encoded = encode_corpus(indexer, whole, texts, directory=states, console=console) if config.frozen and states else None
     pooled = functools.partial(from_language_model, VectorSource.POOLED, indexer, whole, unlabelled=(), console=console)

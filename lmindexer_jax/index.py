@@ -111,8 +111,9 @@ def open_documents(workdir: pathlib.Path, corpus: Corpus, *, cache_dir: str) -> 
     preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
     tokenizer = open_tokenizer(config, preset, None, workdir)
     store = open_tokens(corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache_root(cache_dir))
-    language_model = language_model_config(preset, tokenizer)
-    return IndexerFunctions(Indexer(config.indexer, language_model, dtype=jnp.dtype(run["precision"]))), tokenizer, store
+    language_model, precision = language_model_config(preset, tokenizer), jnp.dtype(run["precision"])
+    model = Indexer(config.indexer, language_model, dtype=precision, stack=config.language_model.stack)
+    return IndexerFunctions(model), tokenizer, store
 
 
 def check_kind(config: Config, vectors: str) -> None:

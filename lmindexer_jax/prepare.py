@@ -221,7 +221,7 @@ def open_model(
     counts[list(tokenizer.special_ids)] = 0
     own_head = config.indexer.reconstructor.head == Head.OWN
     used = np.flatnonzero(counts) if own_head else np.arange(len(counts))
-    functions = IndexerFunctions(Indexer(config.indexer, language_model, words=len(used), dtype=dtype))
+    functions = IndexerFunctions(Indexer(config.indexer, language_model, words=len(used), dtype=dtype, stack=config.language_model.stack))
     params = functions.init(jax.random.key(config.seed))
     params |= pretrained_parts(preset)
     if own_head:

@@ -65,7 +65,8 @@ def open_reader(
         tokenizer = open_tokenizer(settings, preset, corpus, ids if own else workdir)
         cache = cache_root(run.config.corpus.cache_dir)
         store = open_tokens(corpus, tokenizer, max_length=config.item_tokens, cache_dir=cache)
-    functions = RetrieverFunctions(Retriever(RetrieverConfig(), language_model_config(preset, tokenizer), full_codes(table)[1]))
+    language_model, sizes = language_model_config(preset, tokenizer), full_codes(table)[1]
+    functions = RetrieverFunctions(Retriever(RetrieverConfig(), language_model, sizes, stack=settings.language_model.stack))
     start = run.adoptable(run.learned()) if own else pretrained_parts(preset)
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), start)
     return make(functions, params, table, ItemTokens.of(store), length=config.tokens, beams=beams)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lmindexer_jax.models.layers import Attention, Dropout, Embedding, FeedForward, FeedForwardKind, LayerNorm
+from lmindexer_jax.models.stack import StackConfig, run_stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,7 @@ class BertEncoder(nn.Module):
 
     config: BertConfig
     dtype: jnp.dtype = jnp.float32
+    stack: StackConfig = StackConfig()
 
     def setup(self) -> None:
         self.embeddings = BertEmbeddings(self.config, self.dtype)
@@ -100,6 +102,8 @@ class BertEncoder(nn.Module):
         if tokens.shape[1] > longest:
             raise ValueError(f"{tokens.shape[1]} tokens, but this model has {longest} positions: truncate the text")
         hidden = self.dropout(self.embeddings(tokens), deterministic=deterministic)
-        for layer in self.layer:
-            hidden = layer(hidden, mask[:, None, None, :], deterministic=deterministic)
-        return hidden
+
+        def call(layer: BertLayer, hidden: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+            return layer(hidden, mask[:, None, None, :], deterministic=deterministic)
+
+        return run_stack(self.layer, hidden, call, self.stack)

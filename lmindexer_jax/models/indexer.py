@@ -26,6 +26,7 @@ from lmindexer_jax.models.bert import BertConfig, BertEncoder
 from lmindexer_jax.models.layers import Embedding, dropout
 from lmindexer_jax.models.quantiser import unit
 from lmindexer_jax.models.reconstructor import Reconstructor, ReconstructorConfig, ReconstructorKind
+from lmindexer_jax.models.stack import StackConfig
 from lmindexer_jax.models.t5 import T5Config, T5Decoder, T5Encoder
 
 Params = dict
@@ -51,18 +52,19 @@ class Indexer(nn.Module):
     language_model: T5Config | BertConfig
     words: int = 0  # size of a reconstructor head of its own: the words that the corpus uses; 0 = all of the vocabulary
     dtype: jnp.dtype = jnp.float32
+    stack: StackConfig = StackConfig()  # of the language model's layers
 
     def setup(self) -> None:
         model = self.language_model
         if isinstance(model, T5Config):
             self.shared = Embedding(model.vocab_size, model.d_model, dtype=self.dtype)
-            self.encoder = T5Encoder(model, self.dtype)
+            self.encoder = T5Encoder(model, self.dtype, self.stack)
             decoder = model
         else:
-            self.encoder = BertEncoder(model, self.dtype)
+            self.encoder = BertEncoder(model, self.dtype, self.stack)
             decoder = small_decoder(model, layers=self.config.decoder_layers)
             self.start = self.param("start", nn.initializers.normal(1.0), (decoder.d_model,))
-        self.decoder = T5Decoder(decoder, self.dtype)
+        self.decoder = T5Decoder(decoder, self.dtype, self.stack)
         width = decoder.d_model
         self.codebooks = [
             self.param(f"codebook_{t}", nn.initializers.normal(width**-0.5), (size, width))

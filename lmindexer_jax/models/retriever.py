@@ -28,6 +28,7 @@ from lmindexer_jax.models.decoding import Cache
 from lmindexer_jax.models.indexer import pool, small_decoder
 from lmindexer_jax.models.layers import Embedding
 from lmindexer_jax.models.quantiser import unit
+from lmindexer_jax.models.stack import StackConfig
 from lmindexer_jax.models.t5 import T5Config, T5Decoder, T5Encoder
 
 Params = dict
@@ -69,18 +70,19 @@ class Retriever(nn.Module):
     language_model: T5Config | BertConfig
     sizes: tuple[int, ...]  # codes of each position, the end marker and counters among them: `sizes` of the trie
     dtype: jnp.dtype = jnp.float32
+    stack: StackConfig = StackConfig()  # of the language model's layers
 
     def setup(self) -> None:
         model = self.language_model
         if isinstance(model, T5Config):
             self.shared = Embedding(model.vocab_size, model.d_model, dtype=self.dtype)
-            self.encoder = T5Encoder(model, self.dtype)
+            self.encoder = T5Encoder(model, self.dtype, self.stack)
             decoder = model
         else:
-            self.encoder = BertEncoder(model, self.dtype)
+            self.encoder = BertEncoder(model, self.dtype, self.stack)
             decoder = small_decoder(model, layers=self.config.decoder_layers)
             self.start = self.param("start", nn.initializers.normal(1.0), (decoder.d_model,))
-        self.decoder = T5Decoder(decoder, self.dtype)
+        self.decoder = T5Decoder(decoder, self.dtype, self.stack)
         self.codebooks = [
             self.param(f"codebook_{t}", nn.initializers.normal(1.0), (size, decoder.d_model))
             for t, size in enumerate(self.sizes)

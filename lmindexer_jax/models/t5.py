@@ -21,6 +21,7 @@ from lmindexer_jax.models.layers import (
     RMSNorm,
 )
 from lmindexer_jax.models.products import inner_products
+from lmindexer_jax.models.stack import StackConfig, run_stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +137,7 @@ class T5Encoder(nn.Module):
 
     config: T5Config
     dtype: jnp.dtype = jnp.float32
+    stack: StackConfig = StackConfig()
 
     def setup(self) -> None:
         self.relative_bias = _relative_bias(self.config, bidirectional=True)
@@ -149,8 +151,11 @@ class T5Encoder(nn.Module):
         length = embedded.shape[1]
         bias = self.relative_bias(length, length)
         hidden = self.dropout(embedded.astype(self.dtype), deterministic=deterministic)
-        for layer in self.layer:
-            hidden = layer(hidden, mask[:, None, None, :], bias=bias, deterministic=deterministic)
+
+        def call(layer: T5EncoderLayer, hidden: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+            return layer(hidden, mask[:, None, None, :], bias=bias, deterministic=deterministic)
+
+        hidden = run_stack(self.layer, hidden, call, self.stack)
         return self.dropout(self.final_norm(hidden), deterministic=deterministic)
 
 
@@ -159,6 +164,7 @@ class T5Decoder(nn.Module):
 
     config: T5Config
     dtype: jnp.dtype = jnp.float32
+    stack: StackConfig = StackConfig()
 
     def setup(self) -> None:
         self.relative_bias = _relative_bias(self.config, bidirectional=False)
@@ -178,10 +184,11 @@ class T5Decoder(nn.Module):
         bias = self.relative_bias(length, length)
         causal = jnp.asarray(np.tri(length, dtype=bool))[None, None]
         hidden = self.dropout(embedded.astype(self.dtype), deterministic=deterministic)
-        for layer in self.layer:
-            hidden = layer(
-                hidden, encoded, mask[:, None, None, :], causal=causal, bias=bias, deterministic=deterministic
-            )
+
+        def call(layer: T5DecoderLayer, hidden: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+            return layer(hidden, encoded, mask[:, None, None, :], causal=causal, bias=bias, deterministic=deterministic)
+
+        hidden = run_stack(self.layer, hidden, call, self.stack)
         return self.dropout(self.final_norm(hidden), deterministic=deterministic)
 
 
