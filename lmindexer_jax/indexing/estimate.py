@@ -1,6 +1,7 @@
 """What a run will cost, before it starts: FLOPs of each kind of step against this machine's measured matmul rate."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from lmindexer_jax.indexing.centres import Centres
 from lmindexer_jax.indexing.footprint import TracedStep, footprint, largest_batch, trace_step
 from lmindexer_jax.indexing.recipe import Stage, StageKind
 from lmindexer_jax.indexing.runner import Run, batches
+from lmindexer_jax.models.indexer import IndexerFunctions
 
 SHARE_OF_PEAK = 0.5  # what training steps reach of the matmul rate, so far
 KMEANS_PASSES = 30
@@ -46,11 +48,19 @@ def step_cost(run: Run, stage: Stage) -> tuple[float, float]:
     """FLOPs and megabytes of one training step."""
     run = standing_in(run, stage)
     batch = next(batches(run, stage, None))
-    step = trace_step(run.functions, run.params, stage, recipe=run.recipe, batch=batch, mesh=run.mesh)
-    flops = float(step.lowered.cost_analysis().get("flops", 0.0))
+    trace = functools.partial(trace_step, params=run.params, stage=stage, recipe=run.recipe, batch=batch, mesh=run.mesh)
+    step = trace(run.functions)
+    counted = trace(unrolled(run.functions)) if run.functions.module.stack.scan else step
+    flops = float(counted.lowered.cost_analysis().get("flops", 0.0))
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     needed = guessed_memory(run, step, batch) if limit is None else compiled_memory(run, step, stage, limit=limit)
     return flops, needed / 2**20
+
+
+def unrolled(functions: IndexerFunctions) -> IndexerFunctions:
+    """The same model with its layers one after the other: XLA counts the FLOPs of a loop's body once."""
+    module = functions.module
+    return IndexerFunctions(module.clone(stack=dataclasses.replace(module.stack, scan=False)))
 
 
 def guessed_memory(run: Run, step: TracedStep, batch: dict[str, np.ndarray]) -> float:
@@ -71,6 +81,8 @@ def compiled_memory(run: Run, step: TracedStep, stage: Stage, *, limit: int) -> 
     room = f"{stage.name}: {needed.total / 2**20:,.0f} of {limit / 2**20:,.0f} MB of a device at batch size {size}"
     if needed.total > limit:
         remedy = f"set recipe.{where}.batch_size={fits}" if fits else "split the parameters, with mesh.fsdp over more devices"
+        if not run.functions.module.stack.remat:
+            remedy += ", or try language_model.remat=True, which keeps less"
         run.console.warn(f"{room}; {remedy}")
     else:
         run.console.note(f"{room}; up to {max(fits, size)} would fit")

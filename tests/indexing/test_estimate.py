@@ -1,0 +1,44 @@
+"""The plan counts a loop over layers as all of them; and a run whose layers are computed twice and looped over ends well."""
+
+import numpy as np
+import pytest
+import runs
+
+from lmindexer_jax.console import Console, Mode
+from lmindexer_jax.data.documents import CorpusConfig
+from lmindexer_jax.finished import open_finished
+from lmindexer_jax.index import index
+from lmindexer_jax.indexing.estimate import estimate
+from lmindexer_jax.prepare import prepare
+from lmindexer_jax.run import execute, run_of
+
+QUIET = Console(Mode.QUIET)
+
+
+def settings(home, *, stacked):
+    config = runs.published(runs.write_corpus(home / "corpus.jsonl"), home / "cache")
+    config.language_model.remat = config.language_model.scan = stacked
+    return config
+
+
+def test_a_loop_costs_what_its_layers_cost(tmp_path):
+    planned = []
+    for stacked in (False, True):
+        config, workdir = settings(tmp_path, stacked=stacked), tmp_path / str(stacked)
+        workdir.mkdir()
+        planned.append(estimate(run_of(config, workdir, prepare(config, workdir, console=QUIET), console=QUIET)))
+    plain, looped = ([stage.flops for stage in stages] for stages in planned)
+    # What is computed twice is in the count; a forward pass is a third of forward and backward.
+    assert all(1 <= more / once < 1.4 for once, more in zip(plain, looped, strict=True))
+    assert np.median([more / once for once, more, stage in zip(plain, looped, planned[0]) if stage.steps]) > 1.05
+
+
+@pytest.mark.slow
+def test_it_trains_and_codes_new_documents(tmp_path):
+    execute(settings(tmp_path, stacked=True), tmp_path / "run", console=QUIET)
+    old = open_finished(tmp_path / "run").table
+    lines = (tmp_path / "corpus.jsonl").read_text().replace('"id": "d0-', '"id": "new-')
+    (tmp_path / "new.jsonl").write_text(lines)
+    _, table = index(tmp_path / "run", CorpusConfig(path=str(tmp_path / "new.jsonl"), cache_dir=str(tmp_path / "cache")), console=QUIET)
+    learned = open_finished(tmp_path / "run").table.codes[:, 0]
+    assert len(table) == 2 * len(old) and (table.codes[len(old) :, 0] == learned).mean() > 0.95
