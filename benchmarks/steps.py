@@ -27,6 +27,7 @@ from lmindexer_jax.indexing.recipe import StageKind, plan
 from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.models.presets import PRESETS
+from lmindexer_jax.models.stack import StackConfig
 from lmindexer_jax.models.t5 import T5Config
 from lmindexer_jax.recipes import published
 from lmindexer_jax.training.optim import make_optimiser, paths, split
@@ -58,23 +59,34 @@ def make_batch(model: T5Config, *, size: int, position: int, neighbours: int) ->
     return batch
 
 
-def make_ours(model: T5Config, batch: dict, *, position: int) -> Callable[[str], float]:
-    """A function that takes one step in the named precision and returns the loss; both precisions move one state."""
-    config, key = published(), jax.random.key(0)
+def quantised_step(
+    model: T5Config, *, position: int, precision: str, stack: StackConfig = StackConfig()
+) -> tuple[Callable, Callable[[], State]]:
+    """The published recipe's step with a codebook, and what makes the state that it starts from, which knows no precision."""
+    config = published()
     kind = config.indexer.reconstructor.kind
     stages = plan(config.recipe, positions=len(config.indexer.codebook_sizes), documents=10_000, reconstructor=kind)
     stage = next(s for s in stages if s.kind == StageKind.QUANTISED and s.position == position)
-    functions = {name: IndexerFunctions(Indexer(config.indexer, model, dtype=jnp.dtype(name))) for name in PRECISIONS}
-    params = functions["float32"].init(key)
-    rules = stage.rules(paths=tuple(paths(params)))
-    optimiser = make_optimiser(stage.optim, rules, params, steps=stage.steps)
-    compiled = {name: make_step(make_objective(f, stage, config.recipe), optimiser, rules) for name, f in functions.items()}
-    held = [State(params, optimiser.init(split(params, rules)[0]), start_memory(params, stage, config.recipe), jnp.zeros((), jnp.int32))]
-    del params
-    batch = jax.device_put(batch)
+    functions = IndexerFunctions(Indexer(config.indexer, model, dtype=jnp.dtype(precision), stack=stack))
+    shapes = jax.eval_shape(functions.init, jax.random.key(0))
+    rules = stage.rules(paths=tuple(paths(shapes)))
+    optimiser = make_optimiser(stage.optim, rules, shapes, steps=stage.steps)
+
+    def fresh() -> State:
+        params = functions.init(jax.random.key(0))
+        memory = start_memory(params, stage, config.recipe)
+        return State(params, optimiser.init(split(params, rules)[0]), memory, jnp.zeros((), jnp.int32))
+
+    return make_step(make_objective(functions, stage, config.recipe), optimiser, rules), fresh
+
+
+def make_ours(model: T5Config, batch: dict, *, position: int) -> Callable[[str], float]:
+    """A function that takes one step in the named precision and returns the loss; both precisions move one state."""
+    made = {name: quantised_step(model, position=position, precision=name) for name in PRECISIONS}
+    held, batch, key = [made["float32"][1]()], jax.device_put(batch), jax.random.key(0)
 
     def step(precision: str) -> float:
-        state, metrics = compiled[precision](held.pop(), batch, key)
+        state, metrics = made[precision][0](held.pop(), batch, key)
         held.append(jax.block_until_ready(state))
         return float(metrics["loss"])
 
