@@ -59,6 +59,7 @@ class Config:
     baseline: bool = True  # residual k-means of embeddings and of word vectors at the same K, beside the learned codes
     interactions: str = ""  # user TAB document ids in time order, for the co-occurrence lift
     checkpoint_seconds: float = 60.0
+    profile: int = 0  # steps of every training stage of the learned indexer whose trace is kept in profile/
     console: Mode = Mode.AUTO
 
 
@@ -79,7 +80,7 @@ class BakeoffConfig:
 
 
 # What may change between two calls on one workdir: it does not touch the result.
-FREE = ("checkpoint_seconds", "language_model.cache_states", "console", "mesh", "hosts", "baseline", "interactions", "corpus.cache_dir")
+FREE = ("checkpoint_seconds", "profile", "language_model.cache_states", "console", "mesh", "hosts", "baseline", "interactions", "corpus.cache_dir")
 
 
 def flatten(config: Config) -> dict[str, object]:

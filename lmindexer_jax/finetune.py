@@ -63,6 +63,7 @@ def execute(
     mesh: MeshConfig | None = None,
     seed: int = 0,
     runs: pathlib.Path | None = None,
+    profile: int = 0,
     console: Console,
 ) -> dict:
     """Train, keep and measure; the same call goes on where a killed one stood.
@@ -75,6 +76,7 @@ def execute(
       mesh: of the devices; splits the batch alone by default.
       seed: of pseudo-queries, their order and what parameters start from.
       runs: a folder, made where it is missing, for what was found for the held-out queries.
+      profile: training steps whose trace is kept in `retriever/profile`.
       console: shows progress.
 
     Returns:
@@ -130,6 +132,7 @@ def execute(
         seed=seed,
         console=console,
         checkpoint_seconds=run.config.checkpoint_seconds,
+        profile=profile,
         identity=f"{table.digest} {content_hash(whole)}",
     )
     kept.save(workdir, functions, params, tokenizer, table=table, query_length=config.max_length, vectors=vectors)
@@ -232,6 +235,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is: quicker, less good")
     parser.add_argument("--fsdp", type=int, default=MeshConfig.fsdp, help="devices that share parameters, as mesh.fsdp of a config")
     parser.add_argument("--runs", type=pathlib.Path, help="folder for TREC run files and qrels of the held-out queries")
+    parser.add_argument("--profile", type=int, default=0, metavar="STEPS", help="keep a trace of so many steps in retriever/profile")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
     return parser.parse_args(arguments)
@@ -266,6 +270,7 @@ def main() -> None:
         mesh=mesh,
         seed=flags.seed,
         runs=flags.runs,
+        profile=flags.profile,
         console=console,
     )
     console.success(f'try: python -m lmindexer_jax.search --workdir {flags.workdir} "a query"')

@@ -44,7 +44,7 @@ from lmindexer_jax.training.sharding import MeshConfig, make_mesh, own_rows
 from lmindexer_jax.typed import from_dict
 
 # What may change between two calls on one workdir. Where the data lie is free, what they are is not.
-FREE = ("ids", "interactions", "embeddings", "exact_users", "mesh", "hosts", "checkpoint_seconds", "console")
+FREE = ("ids", "interactions", "embeddings", "exact_users", "mesh", "hosts", "checkpoint_seconds", "profile", "console")
 EVERYTHING = ((".*", 1.0),)  # moves at the full rate
 UNREAD_OF_TEXT = ("model.", "training.negatives", "training.validate_every")
 
@@ -79,6 +79,7 @@ class RecommendConfig:
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     seed: int = 0
     checkpoint_seconds: float = 60.0
+    profile: int = 0  # steps whose trace is kept in profile/
     console: Mode = Mode.AUTO
 
 
@@ -154,6 +155,7 @@ def learn(
             seed=config.seed,
             console=console,
             checkpoint_seconds=config.checkpoint_seconds,
+            profile=config.profile,
         )
     recommender.save(workdir / "recommender")
     return recommender.rank
@@ -315,6 +317,7 @@ def trained(
         mesh=mesh,
         fingerprint=fingerprint,
         checkpoint_seconds=config.checkpoint_seconds,
+        profile=config.profile,
         console=console,
         look_after={end for end, epoch in ends.items() if epoch % config.training.validate_every == 0 or end == rows.steps},
         look=look,

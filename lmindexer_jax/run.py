@@ -66,6 +66,7 @@ def run_of(config: Config, workdir: pathlib.Path, prepared: Prepared, *, console
         observe=observe,
         checkpoint_seconds=config.checkpoint_seconds,
         fingerprint=prepared.fingerprint,
+        profile=config.profile,
     )
 
 

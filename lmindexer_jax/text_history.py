@@ -82,6 +82,7 @@ def trained(
     seed: int,
     console: Console,
     checkpoint_seconds: float,
+    profile: int,
 ) -> TextRecommender:
     """The recommender after all epochs over all items that follow on others; all parameters move.
 
@@ -107,6 +108,7 @@ def trained(
         seed=seed,
         console=console,
         checkpoint_seconds=checkpoint_seconds,
+        profile=profile,
         identity=f"{reader.table.digest} {content_hash(reader.params)}",
     )
     return dataclasses.replace(reader, params=params)

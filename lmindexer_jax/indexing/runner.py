@@ -39,6 +39,7 @@ from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import make_optimiser, paths, split
 from lmindexer_jax.training.sharding import here, own_rows, place, put_batch, replicate, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
+from lmindexer_jax.training.trace import Trace
 
 
 class Moment(NamedTuple):
@@ -71,6 +72,7 @@ class Run:
     observe: Observer
     checkpoint_seconds: float
     fingerprint: str
+    profile: int = 0  # steps of each training stage whose trace is kept in profile/<stage>
     spent: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds per finished stage
 
     def number(self, stage: int, step: int = 0) -> int:
@@ -274,6 +276,7 @@ def train_stage(
             steps=stage.steps,
             before=before,
             record=record,
+            trace=Trace(run.workdir / "profile" / stage.name, start=begin, steps=run.profile, console=run.console),
         )
     return state.params
 

@@ -165,6 +165,7 @@ def finetune(
     seed: int,
     console: Console,
     checkpoint_seconds: float,
+    profile: int = 0,
     identity: str,
 ) -> Params:
     """Train, or go on from the newest checkpoint in `directory`, which also gets the journal.
@@ -172,6 +173,7 @@ def finetune(
     Args:
       params: where training starts; their memory may be taken over.
       identity: whatever else determines the result; with the settings and pairs it binds the checkpoints.
+      profile: steps whose trace is kept in `profile`.
 
     Returns:
       the trained parameters.
@@ -204,6 +206,7 @@ def finetune(
         mesh=mesh,
         fingerprint=hashlib.sha256(settings.encode()).hexdigest()[:16],
         checkpoint_seconds=checkpoint_seconds,
+        profile=profile,
         console=console,
     )
     return fit(run, params)

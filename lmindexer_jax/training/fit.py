@@ -23,6 +23,7 @@ from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
 from lmindexer_jax.training.sharding import here, place, put_batch, tree_shardings
 from lmindexer_jax.training.steps import Params, State, make_step
+from lmindexer_jax.training.trace import Trace
 
 
 @dataclasses.dataclass
@@ -42,6 +43,7 @@ class Fit:
       look_after: steps after which the parameters are looked at.
       look: gives metrics for the journal, from the steps taken and parameters on this process's own devices; of several
         processes the first alone is asked.
+      profile: steps whose trace is kept in `profile`.
     """
 
     directory: pathlib.Path
@@ -59,6 +61,7 @@ class Fit:
     console: Console
     look_after: Container[int] = ()
     look: Callable[[int, Params], dict[str, object]] | None = None
+    profile: int = 0
 
 
 def fit(run: Fit, params: Params) -> Params:
@@ -133,6 +136,7 @@ def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal:
             steps=run.steps,
             before=before,
             record=record,
+            trace=Trace(run.directory / "profile", start=begin, steps=run.profile, console=run.console),
         )
 
 

@@ -3,9 +3,11 @@ batch, step; the metrics of a step are read one step late, so the host never wai
 
 from collections.abc import Callable, Iterator
 
+import jax
 from jaxtyping import PRNGKeyArray
 
 from lmindexer_jax.training.steps import Batch, State
+from lmindexer_jax.training.trace import Trace
 
 
 def train(
@@ -18,6 +20,7 @@ def train(
     steps: int,
     before: Callable[[int, State], None],
     record: Callable[[int, dict], None],
+    trace: Trace,
 ) -> State:
     """Run steps `start`..`steps` of a stage.
 
@@ -30,6 +33,7 @@ def train(
       steps: steps of the whole stage.
       before: called with (steps taken, state) before each step and once at the end.
       record: called with (steps taken, metrics) after each step, one step late.
+      trace: told of every step.
 
     Returns:
       the state after the last step.
@@ -37,10 +41,13 @@ def train(
     pending = None
     for number in range(start, steps):
         before(number, state)
-        state, metrics = step(state, next(batches), key)
+        trace(number, state)
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            state, metrics = step(state, next(batches), key)
         if pending is not None:
             record(*pending)
         pending = (number + 1, metrics)
+    trace.close(state)
     if pending is not None:
         record(*pending)
     before(steps, state)

@@ -1,4 +1,4 @@
-"""The plan counts a loop over layers as all of them; and a run whose layers are computed twice and looped over ends well."""
+"""The plan counts a loop over layers as all of them; and a run whose layers are computed twice and looped over, and that is traced, ends well."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,11 @@ def test_a_loop_costs_what_its_layers_cost(tmp_path):
 
 @pytest.mark.slow
 def test_it_trains_and_codes_new_documents(tmp_path):
-    execute(settings(tmp_path, stacked=True), tmp_path / "run", console=QUIET)
+    config = settings(tmp_path, stacked=True)
+    config.profile = 2
+    execute(config, tmp_path / "run", console=QUIET)
+    stages = {path.relative_to(tmp_path / "run" / "profile").parts[:-4] for path in (tmp_path / "run").rglob("perfetto_trace.json.gz")}
+    assert {"/".join(stage) for stage in stages} >= {"warm-up", "position-1/continuous", "position-2/quantised"}
     old = open_finished(tmp_path / "run").table
     lines = (tmp_path / "corpus.jsonl").read_text().replace('"id": "d0-', '"id": "new-')
     (tmp_path / "new.jsonl").write_text(lines)
