@@ -1,13 +1,11 @@
 """Dense retrieval: documents whose embedding is nearest to the query's, by one frozen or fine-tuned encoder for both."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.pipeline import inference_batches, length_buckets
@@ -17,9 +15,7 @@ from lmindexer_jax.indexing.encode import BATCH, make_encode
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.indexer import Indexer, IndexerConfig, IndexerFunctions, Params
-from lmindexer_jax.retrieval.permits import Permits
 from lmindexer_jax.retrieval.topk import Ranked, inner_products, nothing
-from lmindexer_jax.retrieval.trie import Trie
 
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "Q D"]]
 
@@ -43,19 +39,6 @@ class Dense:
     def search(self, queries: Sequence[str], *, k: int) -> Ranked:
         """The k documents nearest to each query."""
         return inner_products(self.encode(queries), self.vectors, k=k) if len(queries) else nothing(0, k)
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def nearest(
-    queries: Float[Array, "B D"], documents: Float[Array, "N D"], trie: Trie, permits: Permits | None = None, *, count: int
-) -> Int[Array, "B n"]:
-    """Rows of the documents of a trie, or of a subset of them, that are nearest by inner product, best first; -1 where there
-    are no more. A document of NaN is none."""
-    within = trie.documents >= 0 if permits is None else permits.documents
-    allowed = jnp.zeros(len(documents), bool).at[jnp.where(within, trie.documents, len(documents))].set(True, mode="drop")
-    scores = queries @ documents.astype(queries.dtype).T
-    scores, rows = jax.lax.top_k(jnp.where(allowed[None] & ~jnp.isnan(scores), scores, -jnp.inf), count)
-    return jnp.where(jnp.isneginf(scores), -1, rows)
 
 
 def frozen_encoder(config: DenseConfig, *, console: Console) -> Encode:

@@ -4,7 +4,7 @@
     searcher.search(["fit a smoothing spline"], k=10)
     searcher.search(["fit a smoothing spline"], k=10, within=searcher.subset(category=["scipy"]))
 
-The beams propose documents by their IDs and, up to SCANNED documents, the vectors propose the NEAR likest. The order is that of
+The beams propose documents by their IDs, and the vectors propose the NEAR likest (`near.py`). The order is that of
 
     log p(ID | query) + cos(query, document) / temperature
 
@@ -36,9 +36,10 @@ from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.retrieval import kept
 from lmindexer_jax.retrieval import trie as tries
 from lmindexer_jax.retrieval.beam import BeamConfig, Beams, Found
-from lmindexer_jax.retrieval.dense import Dense, nearest
+from lmindexer_jax.retrieval.dense import Dense
 from lmindexer_jax.retrieval.generate import make_generator
 from lmindexer_jax.retrieval.kept import Kept
+from lmindexer_jax.retrieval.near import Near
 from lmindexer_jax.retrieval.permits import Permits, permit
 from lmindexer_jax.retrieval.topk import Ranked, nothing, padded
 from lmindexer_jax.typed import from_dict
@@ -46,7 +47,6 @@ from lmindexer_jax.typed import from_dict
 BATCHES = (1, 8, 32)  # queries at a time: a search is compiled for these alone
 BEAMS, GROUPED = 100, 20  # prefixes kept at every position unless told; fewer in groups, or all would find the same in the end
 NEAR = 32  # documents that the vectors propose; not in groups, whose results are to differ
-SCANNED = 1 << 18  # documents whose vectors all are compared with a query; of more, those alone that the beams propose
 SNIPPET = 200  # characters of a document's text
 
 
@@ -109,10 +109,10 @@ class Searcher:
         self.table, self.corpus = table, corpus
         self._retriever = retriever
         self._params, self._trie = jax.device_put(retriever.params), jax.device_put(tries.pad(retriever.trie))
-        self._texts, self._vectors = table.texts, None
-        if retriever.vectors is not None and len(table) <= SCANNED:
-            room = len(self._trie.documents) - len(table)
-            self._vectors = jax.device_put(np.pad(retriever.vectors, ((0, room), (0, 0)), constant_values=np.nan))
+        self._texts = table.texts
+        self._near = None
+        if retriever.vectors is not None:
+            self._near = Near(retriever.trie, retriever.vectors, room=len(self._trie.documents))
         self._generators, self._lock = {}, threading.Lock()
 
     @classmethod
@@ -246,8 +246,8 @@ class Searcher:
             present = np.arange(batch) < len(part)
             found, gist = self._generator(config)(self._params, self._trie, tokens, mask, present, within)
             near = None
-            if self._vectors is not None and groups == 1 and not by_id:
-                near = nearest(gist, self._vectors, self._trie, within, count=min(NEAR, len(self._vectors)))
+            if self._near is not None and groups == 1 and not by_id:
+                near = self._near(gist, self._trie, within, count=NEAR)
             found, gist, near = jax.device_get((found, gist, near))
             yield self._joined(found, gist, near), found.trail, len(part)
 

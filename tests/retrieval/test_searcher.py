@@ -11,8 +11,7 @@ import retrievers
 from lmindexer_jax import search as command
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation.id_quality import prefix_ids
-from lmindexer_jax.retrieval import kept
-from lmindexer_jax.retrieval import searcher as search_module
+from lmindexer_jax.retrieval import kept, near
 from lmindexer_jax.retrieval.searcher import Searcher, parse_category
 from lmindexer_jax.retrieval.temper import TEMPERATURE
 
@@ -172,9 +171,12 @@ def test_vectors_propose_what_the_beams_miss(tmp_path, monkeypatch):
     assert names == [[hit.document for hit in hits] for hits in searcher.search(QUERIES, k=ALL, by_id=True)], "the IDs alone count"
     again.balance(TEMPERATURE)
     assert again.search(QUERIES, k=ALL) == searcher.search(QUERIES, k=ALL)
-    monkeypatch.setattr(search_module, "SCANNED", ALL - 1)
-    large = Searcher.load(workdir).search(QUERIES, k=4, beams=4)
-    assert all(hit.log_prob is not None for hits in large for hit in hits), "of many documents, what the beams propose"
+    monkeypatch.setattr(near, "SCANNED", ALL - 1)
+    kept.balance(workdir, TEMPERATURE)
+    large = Searcher.load(workdir)
+    for within in (None, part):
+        options = {"k": 4, "beams": 4, "within": within}
+        assert large.search(QUERIES, **options) == searcher.search(QUERIES, **options), "below all prefixes are all documents"
 
 
 def test_many_threads_and_mixed_batches_find_what_one_thread_finds(searcher):
