@@ -23,6 +23,12 @@ from lmindexer_jax.training.sharding import spread_rows
 SPLIT_FROM = 2**22
 """Numbers, from which on the devices share the work of a clustering; fewer are not worth the way."""
 
+HELD = 2**32
+"""Bytes of vectors that lie on each device; of more, batches are read from the host one after the other."""
+
+BATCH = 2**14
+"""Rows of such a batch."""
+
 
 class KMeans(NamedTuple):
     """A clustering. `centres` have unit length under COSINE; `inertia` is the weighted sum of squared distances
@@ -43,7 +49,7 @@ def kmeans(
     weights: Float[Array | np.ndarray, " N"] | None = None,
     iterations: int = 100,
     tolerance: float = 1e-4,
-    batch: int = 0,
+    batch: int | None = None,
     restarts: int = 1,
 ) -> KMeans:
     """Cluster vectors around k centres; the same key gives the same clustering.
@@ -52,12 +58,13 @@ def kmeans(
     than k distinct points, the surplus centres stay copies of used ones and own nothing.
 
     Args:
-      vectors: held on the device, or with `batch` left on the host, where a memory map may exceed the memory.
+      vectors: held on the device, or with a `batch` left on the host, where a memory map may exceed the memory.
       key: a typed key (`jax.random.key`).
       weights: how much each vector counts; 0 for padding. All rows receive a code, whatever their weight.
       iterations: most passes over the data.
       tolerance: stop when a pass lowers the inertia by less than this share.
-      batch: rows per centre update; 0 updates after each full pass (Lloyd).
+      batch: rows per centre update; 0 updates after each full pass (Lloyd). By default 0, or BATCH where the vectors take
+        more than HELD bytes of every device.
       restarts: runs from different starts, of which the one with the lowest inertia is returned.
 
     Raises:
@@ -71,6 +78,8 @@ def kmeans(
     if weights is None:
         weights = np.ones(len(vectors), np.float32)
     weights = np.asarray(weights, np.float32)
+    if batch is None:
+        batch = 0 if vectors.size * 4 <= HELD * _devices(vectors) else BATCH
     patience = {"similarity": similarity, "iterations": iterations, "tolerance": tolerance}
     runs = []
     for restart in jax.random.split(key, restarts):
@@ -88,17 +97,20 @@ def kmeans(
     return min(runs, key=lambda run: run.inertia)
 
 
+def _devices(vectors) -> int:
+    """How many devices share the work of a clustering."""
+    return 1 if vectors.size < SPLIT_FROM else jax.device_count() if hosts.several() else jax.local_device_count()
+
+
 def _fit_whole(vectors, weights, centres, *, similarity, iterations, tolerance):
     """Lloyd's algorithm as one compiled loop over vectors on the device, or split over all of them where they are many."""
     rows = chunk_rows(len(centres))
-    devices = jax.device_count() if hosts.several() else jax.local_device_count()
-    if vectors.size < SPLIT_FROM or devices == 1:
+    groups = _devices(vectors)
+    if groups == 1:
         missing = -len(vectors) % rows
         vectors = jnp.pad(jnp.asarray(vectors, jnp.float32), ((0, missing), (0, 0)))
         weights = jnp.pad(jnp.asarray(weights), (0, missing))
-        groups = 1
     else:
-        groups = devices
         vectors, weights = spread_rows((np.asarray(vectors, np.float32), weights), multiple=rows)
         centres = np.asarray(centres)
     centres, done = _lloyd(vectors, weights, centres, similarity, rows, groups, iterations, tolerance)
@@ -148,7 +160,7 @@ def _fit_batches(vectors, weights, centres, *, key, batch, similarity, iteration
         if inertia > (1.0 - tolerance) * before and not repaired:
             break
         before = inertia
-    return centres, done
+    return jnp.asarray(hosts.of_first(np.asarray(centres))), done
 
 
 @functools.partial(jax.jit, static_argnames=("similarity", "rows"))

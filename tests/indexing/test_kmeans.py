@@ -152,6 +152,16 @@ def test_a_memory_map_is_streamed(tmp_path):
     np.testing.assert_array_equal(found.centres, kmeans(vectors, 10, key=jax.random.key(0), batch=256).centres)
 
 
+def test_more_vectors_than_devices_hold_are_read_in_batches(monkeypatch):
+    vectors, key = mixture(900, 8, 5), jax.random.key(0)
+    whole, batches = (kmeans(vectors, 8, key=key, batch=batch).centres for batch in (0, 256))
+    np.testing.assert_array_equal(kmeans(vectors, 8, key=key).centres, whole)
+    monkeypatch.setattr(module, "HELD", 4 * vectors.size - 1)
+    monkeypatch.setattr(module, "BATCH", 256)
+    np.testing.assert_array_equal(kmeans(vectors, 8, key=key).centres, batches)
+    assert (np.asarray(whole) != np.asarray(batches)).any()
+
+
 def test_clear_errors():
     vectors = mixture(10, 4, 2)
     with pytest.raises(UserError, match="11 centres asked of 10 vectors"):
