@@ -88,6 +88,13 @@ def published(path: pathlib.Path, cache: pathlib.Path) -> Config:
     return config
 
 
+def looped(path: pathlib.Path, cache: pathlib.Path) -> Config:
+    """The same with layers that are computed twice and looped over."""
+    config = published(path, cache)
+    config.language_model.remat = config.language_model.scan = True
+    return config
+
+
 def ours(path: pathlib.Path, cache: pathlib.Path) -> Config:
     """The project's own parts in small: frozen encoder, bag of words, expected loss, balanced codes, EMA."""
     config = base(path, cache)

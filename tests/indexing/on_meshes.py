@@ -38,6 +38,7 @@ STAGES = {
     "published": [
         "warm-up", "position-1/continuous", "position-1/quantised", "position-2/continuous", "position-2/quantised",
     ],
+    "looped": ["position-2/quantised"],
 }  # fmt: skip
 on_meshes = pytest.mark.parametrize("config", MESHES, ids=lambda config: f"{config.data}x{config.fsdp}")
 

@@ -15,16 +15,11 @@ from lmindexer_jax.run import execute, run_of
 QUIET = Console(Mode.QUIET)
 
 
-def settings(home, *, stacked):
-    config = runs.published(runs.write_corpus(home / "corpus.jsonl"), home / "cache")
-    config.language_model.remat = config.language_model.scan = stacked
-    return config
-
-
 def test_a_loop_costs_what_its_layers_cost(tmp_path):
     planned = []
-    for stacked in (False, True):
-        config, workdir = settings(tmp_path, stacked=stacked), tmp_path / str(stacked)
+    runs.write_corpus(tmp_path / "corpus.jsonl")
+    for make in (runs.published, runs.looped):
+        config, workdir = make(tmp_path / "corpus.jsonl", tmp_path / "cache"), tmp_path / make.__name__
         workdir.mkdir()
         planned.append(estimate(run_of(config, workdir, prepare(config, workdir, console=QUIET), console=QUIET)))
     plain, looped = ([stage.flops for stage in stages] for stages in planned)
@@ -35,7 +30,7 @@ def test_a_loop_costs_what_its_layers_cost(tmp_path):
 
 @pytest.mark.slow
 def test_it_trains_and_codes_new_documents(tmp_path):
-    config = settings(tmp_path, stacked=True)
+    config = runs.looped(runs.write_corpus(tmp_path / "corpus.jsonl"), tmp_path / "cache")
     config.profile = 2
     execute(config, tmp_path / "run", console=QUIET)
     stages = {path.relative_to(tmp_path / "run" / "profile").parts[:-4] for path in (tmp_path / "run").rglob("perfetto_trace.json.gz")}
