@@ -89,9 +89,10 @@ def open_task(config: RelevanceConfig, documents: Sequence[str]) -> RetrievalTas
         documents: ids of the corpus.
 
     Raises:
-        UserError: neither or both of path and name are given; `relevant_from` is below 0; a file is missing or damaged; a line of it is unfit (a query
-            id twice, an empty query, a grade that is no whole number from 0, a document judged twice for a query with
-            different grades, an unknown query, or, unless `on_bad` is DROP, an unknown document); or nothing is left.
+        UserError: neither or both of path and name are given; `relevant_from` is below 0; a file is missing or damaged; a line
+            of it is unfit (a query id twice, an empty query, a grade that is no whole number from 0, a document judged twice
+            for a query with different grades, an unknown query, or, unless `on_bad` is DROP, an unknown document); or nothing
+            is left.
     """
     if bool(config.path) == bool(config.name):
         raise UserError("give exactly one of relevance.path (a folder with queries.jsonl and qrels) and relevance.name")

@@ -56,15 +56,17 @@ def probe(
     depth: int,
     count: int = PROBED,
 ) -> Int[Array, "B count"]:
-    """Rows of `count` documents of the likest cells, cell by cell; -1 where there are no more or they are not permitted.
+    """Rows of the first `count` permitted documents of the likest cells, cell by cell; -1 where there are no more.
 
     Args:
       centres: of the nodes of `depth`, from `cells`; a padded trie has more nodes, which have no documents.
     """
     low, high = spans(trie, depth, jnp.arange(trie.nodes[depth], dtype=jnp.int32))
-    some = (high > low) & (trie.documents[low] >= 0) if permits is None else permits.nodes[depth - 1]
+    some = (high > low) & (trie.documents[low] >= 0)  # a padded leaf has a place, and no document there
+    if permits is not None:
+        low, high = permits.before[low], permits.before[high]  # from here on places among the permitted documents
+        some = high > low
     scores = queries @ jnp.pad(centres, ((0, len(low) - len(centres)), (0, 0))).astype(queries.dtype).T
-    permitted = trie.documents >= 0 if permits is None else permits.documents
     numbers = jnp.arange(count, dtype=jnp.int32)
 
     def below(scores: Float[Array, " n"]) -> Int[Array, " count"]:
@@ -73,7 +75,9 @@ def probe(
         ends = jnp.cumsum(sizes)
         cell = jnp.searchsorted(ends, numbers, side="right")
         real, cell = cell < len(nearest), jnp.minimum(cell, len(nearest) - 1)
-        places = jnp.minimum((low[nearest] - (ends - sizes))[cell] + numbers, len(trie.documents) - 1)
-        return jnp.where(real & permitted[places], trie.documents[places], -1)
+        places = (low[nearest] - (ends - sizes))[cell] + numbers
+        if permits is not None:
+            places = jnp.searchsorted(permits.before, places, side="right") - 1
+        return jnp.where(real, trie.documents[jnp.minimum(places, len(trie.documents) - 1)], -1)
 
     return jax.vmap(below)(scores)

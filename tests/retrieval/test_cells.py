@@ -60,7 +60,8 @@ def test_a_few_are_the_first_of_all_and_a_subset_is_the_rest_left_out():
     every, few = (np.asarray(probe(queries, found.centres, device, depth=found.depth, count=count)) for count in (256, 40))
     np.testing.assert_array_equal(few, every[:, :40])
     within = np.asarray(probe(queries, found.centres, device, part, depth=found.depth, count=256))
-    assert all(set(row[row >= 0]) == set(np.flatnonzero(allowed)) for row in within)
+    assert all(row[: allowed.sum()].tolist() == [each for each in whole if each >= 0 and allowed[each]] for row, whole in zip(within, every))
+    assert (within[:, allowed.sum() :] == -1).all()
 
 
 def test_what_is_alike_is_found_below_the_prefixes_that_are_alike():
