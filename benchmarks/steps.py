@@ -3,8 +3,8 @@
     python benchmarks/steps.py [--sizes t5-small t5-base] [--positions 1 2] [--repeats 3]
 
 The published recipe's steps with a codebook: T5 backbone, everything trains, two dropout views, hinted reconstructor, the
-whole vocabulary. The rival does the same in the published structure (rivals/published.py). Both sides take turns, each in
-float32 and in bfloat16 with float32 masters, and the better precision of each side is compared. Model FLOPs are those
+whole vocabulary. The rival does the same in the published structure (rivals/published.py). Both sides take turns, each in a process of its own,
+in float32 and in bfloat16 with float32 masters, and the better precision of each side is compared. Model FLOPs are those
 of the matmuls that the step cannot do without, counted by hand below, and not what either side happens to execute; they are
 set against the best matmul rate of the same minutes, in the same precision, by the faster of the two libraries.
 Seconds are medians of wall time. On a machine that does other work, CPU seconds say more; both are given.
@@ -12,9 +12,11 @@ Seconds are medians of wall time. On a machine that does other work, CPU seconds
 
 import argparse
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,7 @@ from lmindexer_jax.training.steps import State, make_step
 
 BATCHES = {"t5-small": 8, "t5-base": 2}
 LENGTH = 128
+SETTLING = 2  # steps
 PRECISIONS = ("float32", "bfloat16")
 MATMULS = ((1024, 1024, 1024), (2048, 512, 2048), (2048, 2048, 2048))
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -126,38 +129,78 @@ def clocked(run: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def matmul_rates(precision: str) -> dict[str, tuple[float, float]]:
-    """Best FLOP per wall second and per CPU second of either library, over a few sizes."""
-    best = {}
+def matmul_rate(side: str, precision: str) -> tuple[float, float]:
+    """Best FLOP per wall second and per CPU second of a side's library, over a few sizes."""
+    best = np.zeros(2)
     for rows, inner, columns in MATMULS:
-        left, right = jnp.ones((rows, inner), precision), jnp.ones((inner, columns), precision)
-        product = jax.jit(jnp.matmul)
-        theirs = [torch.ones(shape, dtype=getattr(torch, precision)) for shape in ((rows, inner), (inner, columns))]
-        for name, run in (("ours", lambda: product(left, right).block_until_ready()), ("pytorch", lambda: torch.mm(*theirs))):
-            run()
-            seconds = np.array([clocked(run) for _ in range(5)]).min(axis=0)
-            rate = 2 * rows * inner * columns / seconds
-            best[name] = tuple(np.maximum(best.get(name, 0.0), rate))
-    return best
+        if side == "ours":
+            left, right = jnp.ones((rows, inner), precision), jnp.ones((inner, columns), precision)
+            product = jax.jit(jnp.matmul)
+            run = lambda: product(left, right).block_until_ready()  # noqa: E731
+        else:
+            left, right = (torch.ones(shape, dtype=getattr(torch, precision)) for shape in ((rows, inner), (inner, columns)))
+            run = lambda: torch.mm(left, right)  # noqa: E731
+        run()
+        best = np.maximum(best, 2 * rows * inner * columns / np.array([clocked(run) for _ in range(5)]).min(axis=0))
+    return tuple(best.tolist())
+
+
+def serve(pipe: Connection, side: str, size: str, position: int) -> None:
+    """A side in a process of its own: takes a step, alone or after a few that do not count, or times its matmuls."""
+    keep_freed()  # as the command does; it helps both sides
+    torch.set_num_threads(CORES)
+    model, config = PRESETS[size], published()
+    neighbours = config.recipe.later.contrast.neighbours
+    batch = make_batch(model, size=BATCHES[size], position=position, neighbours=neighbours)
+    if side == "ours":
+        step = make_ours(model, batch, position=position)
+    else:
+        settings = config.recipe.later if position else config.recipe.first
+        rival = make_rival(rival_size(model), batch, books=config.indexer.codebook_sizes, hidden=settings.hidden)
+        step = lambda precision: rival(getattr(torch, precision))  # noqa: E731
+    while (asked := pipe.recv()) is not None:
+        what, precision = asked
+        for _ in range(SETTLING if what == "settled" else 0):
+            step(precision)
+        pipe.send(matmul_rate(side, precision) if what == "matmul" else clocked(lambda: step(precision)))
+
+
+class Side:
+    """One side of the comparison, in its process: in one process the memory and the threads of each hold up the other."""
+
+    def __init__(self, name: str, size: str, position: int):
+        """Starts the process, which makes its model."""
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, name, size, position), daemon=True)
+        self.process.start()
+
+    def ask(self, what: str, precision: str) -> tuple[float, float]:
+        """What it says, by the clock and by CPU time."""
+        self.pipe.send((what, precision))
+        return self.pipe.recv()
+
+    def end(self) -> None:
+        """Stops the process."""
+        self.pipe.send(None)
+        self.process.join()
 
 
 def compare(size: str, *, position: int, repeats: int) -> dict:
     """Both sides in both precisions, in turns."""
     model, batch_size, neighbours = PRESETS[size], BATCHES[size], published().recipe.later.contrast.neighbours
-    config = published()
-    settings = config.recipe.later if position else config.recipe.first
-    batch = make_batch(model, size=batch_size, position=position, neighbours=neighbours)
-    ours = make_ours(model, batch, position=position)
-    theirs = make_rival(rival_size(model), batch, books=config.indexer.codebook_sizes, hidden=settings.hidden)
-    steps = {("ours", p): lambda p=p: ours(p) for p in PRECISIONS}
-    steps |= {("pytorch", p): lambda p=p: theirs(getattr(torch, p)) for p in PRECISIONS}
-    first = {f"{side} {precision}": round(clocked(step)[0], 1) for (side, precision), step in steps.items()}
-    taken, rates = {name: [] for name in steps}, {precision: [] for precision in PRECISIONS}
+    sides = {name: Side(name, size, position) for name in ("ours", "pytorch")}
+    steps = [(name, precision) for name in sides for precision in PRECISIONS]
+    first = {f"{name} {precision}": round(sides[name].ask("step", precision)[0], 1) for name, precision in steps}
+    taken, rates = {step: [] for step in steps}, {precision: [] for precision in PRECISIONS}
     for _ in range(repeats):
-        for (side, precision), step in steps.items():
-            taken[side, precision].append(clocked(step))
-            rates[precision].append(np.max(list(matmul_rates(precision).values()), axis=0))
+        for name, precision in steps:
+            # The first steps after one of the other precision find their memory elsewhere, as in no training.
+            taken[name, precision].append(sides[name].ask("settled", precision))
+            rates[precision] += [side.ask("matmul", precision) for side in sides.values()]
             time.sleep(0.2)  # the threads of one library stop spinning before the other begins
+    for side in sides.values():
+        side.end()
     flops = model_flops(model, batch=batch_size, position=position, neighbours=neighbours)
     peak = {precision: np.max(rows, axis=0) for precision, rows in rates.items()}
     result = {"batch": batch_size, "length": LENGTH, "rows_encoded": batch_size * (2 + (neighbours if position else 0))}
@@ -185,8 +228,6 @@ def main() -> None:
     parser.add_argument("--positions", nargs="+", type=int, choices=(1, 2), default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
-    keep_freed()  # as the command does; it helps both sides
-    torch.set_num_threads(CORES)
     results = {
         f"{size} position {position}": compare(size, position=position - 1, repeats=flags.repeats)
         for size in flags.sizes
