@@ -100,9 +100,7 @@ def trained(
         reader.params,
         reader.trie,
         Examples(store, users.items[targets], full_codes(reader.table)[0], by_length=True),
-        config=FinetuneConfig(
-            config.epochs, config.batch_size, reader.length, language_model=1.0, gist=False, optim=config.optim
-        ),
+        config=FinetuneConfig(config.epochs, config.batch_size, reader.length, language_model=1.0, optim=config.optim),
         directory=workdir,
         mesh=mesh,
         seed=seed,
