@@ -3,10 +3,10 @@
     python benchmarks/steps.py [--sizes t5-small t5-base] [--positions 1 2] [--repeats 3]
 
 The published recipe's steps with a codebook: T5 backbone, everything trains, two dropout views, hinted reconstructor, the
-whole vocabulary. The rival does the same in the published structure (rivals/published.py). Both sides take turns, each in a process of its own,
-in float32 and in bfloat16 with float32 masters, and the better precision of each side is compared. Model FLOPs are those
-of the matmuls that the step cannot do without, counted by hand below, and not what either side happens to execute; they are
-set against the best matmul rate of the same minutes, in the same precision, by the faster of the two libraries.
+whole vocabulary. The rival does the same in the published structure (rivals/published.py). Both sides take turns, each in a
+process of its own, in float32 and in bfloat16 with float32 masters, and the better precision of each side is compared. Model
+FLOPs are those of the matmuls that the step cannot do without, counted by hand below, and not what either side happens to
+execute; they are set against the best matmul rate of the same minutes, in the same precision, by the faster of the two libraries.
 Seconds are medians of wall time. On a machine that does other work, CPU seconds say more; both are given.
 """
 
@@ -37,7 +37,7 @@ from lmindexer_jax.training.steps import State, make_step
 
 BATCHES = {"t5-small": 8, "t5-base": 2}
 LENGTH = 128
-SETTLING = 2  # steps
+SETTLING = 2  # steps that do not count, after those of the other precision
 PRECISIONS = ("float32", "bfloat16")
 MATMULS = ((1024, 1024, 1024), (2048, 512, 2048), (2048, 2048, 2048))
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -166,7 +166,7 @@ def serve(pipe: Connection, side: str, size: str, position: int) -> None:
 
 
 class Side:
-    """One side of the comparison, in its process: in one process the memory and the threads of each hold up the other."""
+    """One side of the comparison, in a process of its own, so that its memory and its threads are not the other's."""
 
     def __init__(self, name: str, size: str, position: int):
         """Starts the process, which makes its model."""

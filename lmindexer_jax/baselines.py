@@ -18,7 +18,6 @@ from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.retrieval.dense import Dense, DenseConfig, frozen_encoder
 from lmindexer_jax.retrieval.lexical import Bm25
 
-SHOWN = ("recall@1", "recall@10", "ndcg@10", "mrr@10")
 DEPTH = 100  # documents in a run file
 
 
@@ -58,7 +57,8 @@ def configs(flags: argparse.Namespace) -> tuple[CorpusConfig, RelevanceConfig]:
     given = {"cache_dir": flags.cache_dir} | ({"template": flags.template} if flags.template else {})
     corpus = folder_corpus(flags.folder, **given) if flags.folder else CorpusConfig(name=flags.corpus, **given)
     bad = OnBad.DROP if flags.drop else OnBad.FAIL
-    return corpus, RelevanceConfig(flags.folder or "", flags.queries or "", bad, flags.relevant_from, flags.cache_dir)
+    source = {"path": flags.folder or "", "name": flags.queries or ""}
+    return corpus, RelevanceConfig(**source, on_bad=bad, relevant_from=flags.relevant_from, cache_dir=flags.cache_dir)
 
 
 def main() -> None:
@@ -81,14 +81,14 @@ def main() -> None:
     for name, retriever in retrievers.items():
         ranked = retriever.search(queries.texts, k=DEPTH)
         means = ranking.means_by_slice(name, ranked.rows, queries.qrels, slices, cutoffs=(1, 10))
-        rows += [(part, *(values[metric] for metric in SHOWN)) for part, values in means.items()]
+        rows += [(part, *(values[metric] for metric in ranking.USUAL)) for part, values in means.items()]
         if flags.runs:
             flags.runs.mkdir(parents=True, exist_ok=True)
             path = flags.runs / f"{name.replace('/', '_')}.run"
             trec.write_run(path, *ranked, queries=queries.ids, documents=task.documents, tag=name)
     if flags.runs:
         trec.write_qrels(flags.runs / "qrels", queries.qrels, queries=queries.ids, documents=task.documents)
-    console.table(f"{flags.split}: {len(queries):,} queries, {len(corpus):,} documents", ("retriever", *SHOWN), rows)
+    console.table(f"{flags.split}: {len(queries):,} queries, {len(corpus):,} documents", ("retriever", *ranking.USUAL), rows)
 
 
 def run() -> None:

@@ -67,8 +67,9 @@ class Answers:
         Returns:
           `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob` and `probability`, None where no beam
           reached the document, `similarity`, `text`, `path`, `prefixes` of its ID); `positions`, one for each code: `position`,
-          `codes` there are, `kept` (the probability that the beams hold), and the 20 best `beams`, and those of the hits, best first: `prefix`, `log_prob`, `probability`, `given` (that of its last code
-          after those before), and what `Gloss.look_up` says of it.
+          `codes` there are, `kept` (the probability that the beams hold), and the 20 best `beams`, and those of the hits, best
+          first: `prefix`, `log_prob`, `probability`, `given` (that of its last code after those before), and what
+          `Gloss.look_up` says of it.
 
         Raises:
           UserError: an empty query, or a category that no document has.
