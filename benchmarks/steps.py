@@ -1,6 +1,6 @@
 """Training steps beside transformers' PyTorch T5: documents per second and share of the matmul rate, as one JSON object.
 
-    python benchmarks/steps.py [--sizes t5-small t5-base] [--positions 1 2] [--repeats 3]
+    python benchmarks/steps.py [--sizes t5-small t5-base] [--positions 1 2] [--documents 8] [--repeats 3]
 
 The published recipe's steps with a codebook: T5 backbone, everything trains, two dropout views, hinted reconstructor, the
 whole vocabulary. The rival does the same in the published structure (rivals/published.py). Both sides take turns, each in a
@@ -145,13 +145,13 @@ def matmul_rate(side: str, precision: str) -> tuple[float, float]:
     return tuple(best.tolist())
 
 
-def serve(pipe: Connection, side: str, size: str, position: int) -> None:
+def serve(pipe: Connection, side: str, size: str, documents: int, position: int) -> None:
     """A side in a process of its own: takes a step, alone or after a few that do not count, or times its matmuls."""
     keep_freed()  # as the command does; it helps both sides
     torch.set_num_threads(CORES)
     model, config = PRESETS[size], published()
     neighbours = config.recipe.later.contrast.neighbours
-    batch = make_batch(model, size=BATCHES[size], position=position, neighbours=neighbours)
+    batch = make_batch(model, size=documents, position=position, neighbours=neighbours)
     if side == "ours":
         step = make_ours(model, batch, position=position)
     else:
@@ -168,11 +168,11 @@ def serve(pipe: Connection, side: str, size: str, position: int) -> None:
 class Side:
     """One side of the comparison, in a process of its own, so that its memory and its threads are not the other's."""
 
-    def __init__(self, name: str, size: str, position: int):
+    def __init__(self, name: str, size: str, documents: int, position: int):
         """Starts the process, which makes its model."""
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, name, size, position), daemon=True)
+        self.process = context.Process(target=serve, args=(other, name, size, documents, position), daemon=True)
         self.process.start()
 
     def ask(self, what: str, precision: str) -> tuple[float, float]:
@@ -186,10 +186,10 @@ class Side:
         self.process.join()
 
 
-def compare(size: str, *, position: int, repeats: int) -> dict:
+def compare(size: str, *, batch_size: int, position: int, repeats: int) -> dict:
     """Both sides in both precisions, in turns."""
-    model, batch_size, neighbours = PRESETS[size], BATCHES[size], published().recipe.later.contrast.neighbours
-    sides = {name: Side(name, size, position) for name in ("ours", "pytorch")}
+    model, neighbours = PRESETS[size], published().recipe.later.contrast.neighbours
+    sides = {name: Side(name, size, batch_size, position) for name in ("ours", "pytorch")}
     steps = [(name, precision) for name in sides for precision in PRECISIONS]
     first = {f"{name} {precision}": round(sides[name].ask("step", precision)[0], 1) for name, precision in steps}
     taken, rates = {step: [] for step in steps}, {precision: [] for precision in PRECISIONS}
@@ -226,10 +226,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=sorted(BATCHES), default=list(BATCHES))
     parser.add_argument("--positions", nargs="+", type=int, choices=(1, 2), default=[1, 2])
+    parser.add_argument("--documents", type=int, help=f"of a step; {BATCHES} where nothing is said")
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
     results = {
-        f"{size} position {position}": compare(size, position=position - 1, repeats=flags.repeats)
+        f"{size} position {position}": compare(size, batch_size=flags.documents or BATCHES[size], position=position - 1, repeats=flags.repeats)
         for size in flags.sizes
         for position in flags.positions
     }

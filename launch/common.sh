@@ -3,10 +3,11 @@
 set -euo pipefail
 
 dry_run=false
+script=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/$(basename "$0")
 
 # The script's opening comment.
 help() {
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
     exit 0
 }
 
@@ -55,6 +56,19 @@ whole() {
 # The program that what stands behind -- is for: its first word, or main.
 program_of() {
     case ${1:-} in finetune | recommend) printf '%s' "$1" ;; *) printf 'main' ;; esac
+}
+
+# The run's workdir must lie where the machine's end does not take it along; a config may lie anywhere.
+check_shared() {
+    local argument before=""
+    for argument in "$@"; do
+        case $before$argument in
+        --workdir=/mnt/lmindexer/?* | --workdir=) ;;
+        --workdir=*) fail "the workdir lies under /mnt/lmindexer, which outlives the machine, not ${argument#--workdir=}" ;;
+        esac
+        before=""
+        if [[ $argument == --workdir ]]; then before=--workdir=; fi
+    done
 }
 
 # What stands behind -- needs a workdir and, but for finetune, a config.

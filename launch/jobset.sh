@@ -6,7 +6,7 @@
 #     --name NAME            of the JobSet (default lmindexer)
 #     --image IMAGE          made from launch/Dockerfile
 #     --volume CLAIM         a PersistentVolumeClaim, ReadWriteMany, that all pods see as /mnt/lmindexer
-#     --tpu TYPE/TOPOLOGY    GKE's names, such as tpu-v5-lite-podslice/4x4 or tpu-v6e-slice/2x4; or
+#     --tpu TYPE/TOPOLOGY    GKE's names, such as tpu-v5-lite-podslice/4x4 (with --hosts 4); or
 #     --gpu TYPE             such as nvidia-h100-80gb
 #     --hosts N              pods (default 1)
 #     --chips N              TPU chips or GPUs of each (default 4, of GPUs 8)
@@ -46,21 +46,21 @@ whole --hosts "$hosts"
 whole --chips "$chips"
 whole --retries "$retries"
 if ((hosts < 1 || chips < 1)); then fail "--hosts and --chips are at least 1"; fi
+if [[ -n $tpu ]]; then
+    topology=${tpu#*/} all=1
+    for side in ${topology//x/ }; do
+        whole "a side of the topology" "$side"
+        all=$((all * side))
+    done
+    if ((all != hosts * chips)); then fail "$topology is $all chips, not --hosts $hosts times --chips $chips"; fi
+fi
 if [[ ! $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ || ${#name} -gt 40 ]]; then
     fail "--name is up to 40 small letters, digits and hyphens, not '$name'"
 fi
 if [[ -z $image ]]; then fail "give --image, made from launch/Dockerfile"; fi
 if [[ -z $volume ]]; then fail "give --volume, a claim that holds the workdir: a pod's own disk goes with the pod"; fi
 check_run "$@"
-before=""
-for argument in "$@"; do
-    case $before$argument in
-    --workdir=/mnt/lmindexer/?* | --workdir=) ;;
-    --workdir=*) fail "the workdir lies under /mnt/lmindexer, where --volume is, not ${argument#--workdir=}" ;;
-    esac
-    before=""
-    if [[ $argument == --workdir ]]; then before=--workdir=; fi
-done
+check_shared "$@"
 
 # A string as YAML and JSON write it.
 text() {
@@ -86,6 +86,15 @@ nodes() {
         printf '%scloud.google.com/gke-accelerator: %s\n' "$indent" "$(text "$gpu")"
     fi
     if $spot; then printf '%scloud.google.com/gke-spot: "true"\n' "$indent"; fi
+}
+
+# Nodes with accelerators keep other pods away, and so may spot nodes.
+tolerations() {
+    local key keys=("$resource")
+    if $spot; then keys+=(cloud.google.com/gke-spot); fi
+    for key in "${keys[@]}"; do
+        printf '                - key: %s\n                  operator: Exists\n' "$key"
+    done
 }
 
 # GKE tells TPU pods about each other; GPU pods are told here. The first pod coordinates.
@@ -144,8 +153,7 @@ spec:
               nodeSelector:
 $(nodes)
               tolerations:
-                - key: $resource
-                  operator: Exists
+$(tolerations)
               containers:
                 - name: main
                   image: $(text "$image")

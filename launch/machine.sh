@@ -9,11 +9,11 @@
 #
 #     --platform NAME    gpu, tpu or cpu; found out by default
 #     --retries N        start again up to N times after a crash (default 0); wrong settings are not tried again
-#     --status FILE      write the exit code there when all is over
+#     --status FILE      write the exit code there when all is over; of several processes a 2, wrong settings, stays
 #     --dry-run          print what would be set and run
 #     --help
 #
-# The same command goes on where a killed run stopped. The other launchers call this one on every machine.
+# Relative paths are the checkout's. The same command goes on where a killed run stopped. The other launchers call this one on every machine.
 
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -63,5 +63,5 @@ for ((attempt = 0; attempt <= retries; attempt++)); do
     # 0 is success, 2 wrong settings, 130 and 143 somebody's wish.
     case $code in 0 | 2 | 130 | 143) break ;; esac
 done
-if [[ -n $status ]]; then printf '%s\n' "$code" >"$status"; fi
+if [[ -n $status && $(cat "$status" 2>/dev/null) != 2 ]]; then printf '%s\n' "$code" >"$status"; fi
 exit "$code"

@@ -6,12 +6,12 @@
 #     --nodes N          default 1
 #     --gpus N           of each node (default 8)
 #     --cpus N           for each process (default 8)
-#     --time LIMIT       such as 24:00:00 (default); a run that is longer is submitted again and goes on
+#     --time LIMIT       such as 24:00:00 (default); a run that is longer goes back into the queue, and on
 #     --partition NAME
 #     --account NAME
 #     --name NAME        of the job (default lmindexer)
 #     --log FILE         default lmindexer-%j.log, in this checkout
-#     --retries N        times that a preempted or crashed job goes back into the queue (default 10)
+#     --retries N        times that a job goes back into the queue, whose time is up or that has crashed (default 10)
 #     --dry-run          print the commands instead of running them
 #     --help
 #
@@ -47,12 +47,12 @@ check_run "$@"
 
 # No --gpus-per-task: it would show each process one GPU, as number 0, while JAX gives process i of a node its GPU i.
 job=(sbatch --job-name "$name" --nodes "$nodes" --ntasks-per-node "$gpus" --gpus-per-node "$gpus" --cpus-per-task "$cpus")
-job+=(--time "$time" --output "$log" --open-mode append --requeue)
+job+=(--time "$time" --output "$log" --open-mode append --requeue --signal "B:USR1@120")
 if [[ -n $partition ]]; then job+=(--partition "$partition"); fi
 if [[ -n $account ]]; then job+=(--account "$account"); fi
 job+=(launch/slurm.sbatch "$retries" "$@")
 run "${job[@]}"
 if $dry_run; then
     printf '# and in the job:\n'
-    bash launch/slurm.sbatch --dry-run "$@"
+    SLURM_CPUS_PER_TASK=$cpus bash launch/slurm.sbatch --dry-run "$@"
 fi

@@ -10,8 +10,9 @@
 #     logs       follow one worker's log (--worker, default 0)
 #     status     per worker: "running", the exit code, "dead" (no exit code, no process) or "none" (not started yet)
 #     stop       end the run on all workers
-#     babysit    all of it: create, setup, run, wait for the end; after a preemption or a crash from the beginning, up to
-#                --retries times. The run goes on from its last checkpoint. The slice stays: delete it afterwards
+#     babysit    all of it: create (as often as it takes, where capacity is wanting), setup, run, wait for the end; after a
+#                preemption or a crash from the beginning, up to --retries times. The run goes on from its last checkpoint.
+#                The slice stays and costs: delete it afterwards
 #     delete     the slice
 #
 # Options:
@@ -29,7 +30,8 @@
 #     --dry-run                 print the commands instead of running them
 #     --help
 #
-# A slice of several workers needs --share, with the workdir on it: --workdir /mnt/lmindexer/runs/mine.
+# A slice of several workers, or one that may be taken away, needs --share, with the workdir on it:
+# --workdir /mnt/lmindexer/runs/mine.
 
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -75,6 +77,10 @@ if [[ $command == run || $command == babysit ]]; then
 elif (($#)); then
     fail "$command takes nothing behind --"
 fi
+if [[ $command == babysit ]]; then
+    case " ${how[*]-} " in *" --spot "*) if [[ -z $share ]]; then fail "--spot: give --share, since the slice's own disk goes with it"; fi ;; esac
+    if [[ -n $share ]]; then check_shared "$@"; fi
+fi
 if [[ $command == create || $command == babysit ]]; then
     if [[ -z $type ]]; then fail "give --type, such as v5litepod-16"; fi
     # cloud.google.com/tpu/docs/runtimes; later generations are not served by this interface.
@@ -90,6 +96,7 @@ fi
 
 place=(--zone "$zone")
 if [[ -n $project ]]; then place+=(--project "$project"); fi
+costs="a slice costs until it is deleted: $(quote launch/tpu_vm.sh delete --name "$name" "${place[@]}")"
 
 tpu() {
     local verb=$1
@@ -138,7 +145,7 @@ delete() {
 }
 
 babysit() {
-    local look starts=0 misses=0 state seen
+    local look starts=0 misses=0 state seen errors
     look="$detached status -- $(quote "$@")"
     if $dry_run; then
         printf '# where there is no slice, or a preempted one, which is deleted first:\n'
@@ -151,9 +158,17 @@ babysit() {
         tpu ssh --worker 0 --command "$look"
         return
     fi
+    errors=$(mktemp)
+    # shellcheck disable=SC2064 # the file's name now
+    trap "rm -f '$errors'" EXIT
     while true; do
-        state=$(gcloud compute tpus tpu-vm describe "$name" "${place[@]}" --format 'value(state)' 2>/dev/null) || state=""
+        state=$(gcloud compute tpus tpu-vm describe "$name" "${place[@]}" --format 'value(state)' 2>"$errors") || state=unknown
+        if [[ $state == unknown ]] && grep -q NOT_FOUND "$errors"; then state=""; fi
         case $state in
+        unknown)
+            cat "$errors" >&2
+            seen=unreachable
+            ;;
         READY) seen=$(tpu ssh --worker 0 --command "$look" 2>/dev/null) || seen=unreachable ;;
         "") seen="no slice" ;;
         *) seen="the slice is $state" ;;
@@ -162,21 +177,29 @@ babysit() {
         case $seen in
         running | *ING) ;; # of the slice: CREATING, STARTING, DELETING and so on
         0)
-            say "done; the slice still costs: launch/tpu_vm.sh delete --name $name --zone $zone"
+            say "done; $costs"
             return
             ;;
         2)
             tpu ssh --worker 0 --command 'tail -n 20 lmindexer-run/log' || true
-            fail "the run refuses its settings (above); mend them and start again"
+            fail "the run refuses its settings (above); mend them and start again; $costs"
             ;;
         unreachable)
-            if ((misses > 10)); then give_up "worker 0 was out of reach $misses times in a row"; fi
+            if ((misses > 10)); then give_up "slice or worker 0 was out of reach $misses times in a row"; fi
             ;;
         none | dead | "no slice" | *PREEMPTED | *TERMINATED | [0-9]*)
             if ((starts > retries)); then give_up "$seen after $starts starts"; fi
             starts=$((starts + 1))
             say "$seen; start $starts of at most $((retries + 1))"
-            if ! again "$@"; then say "that failed"; fi
+            if ! again "$@"; then
+                cat "$errors" >&2
+                if grep -qi capacity "$errors"; then
+                    starts=$((starts - 1))
+                    say "no capacity, which is no fault of the run; asking again every $every s"
+                else
+                    say "that failed"
+                fi
+            fi
             ;;
         other) give_up "another run goes on there; wait for it, or stop it" ;;
         *) give_up "$seen, and that is for you to mend" ;;
@@ -186,7 +209,7 @@ babysit() {
 }
 
 give_up() {
-    say "$1. Giving up; see: launch/tpu_vm.sh logs --name $name --zone $zone"
+    say "$1. Giving up; see: launch/tpu_vm.sh logs --name $name --zone $zone; $costs"
     exit 1
 }
 
@@ -194,7 +217,7 @@ give_up() {
 again() {
     if [[ $state != READY ]]; then
         if [[ -n $state ]]; then delete || return; fi
-        create || return
+        create 2>"$errors" || return
     fi
     setup && stop && start "$@"
 }

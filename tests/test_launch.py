@@ -9,6 +9,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -65,12 +66,15 @@ WRONG = {
     "no type": ["tpu_vm.sh", "create", *SLICE],
     "a type without known software": ["tpu_vm.sh", "create", *SLICE, "--type", "tpu7x-8"],
     "spot and reserved": ["tpu_vm.sh", "create", *SLICE, "--type", "v6e-8", "--spot", "--reserved"],
+    "a run on a disk that goes with the slice": ["tpu_vm.sh", "babysit", *SLICE, "--type", "v6e-8", "--spot", *MAIN],
+    "a share beside the workdir": ["tpu_vm.sh", "babysit", *SLICE, "--type", "v6e-8", "--share", "s:/x", *MAIN[:-2], "runs/mine"],
     "no share": ["tpu_vm.sh", "setup", *SLICE, "--share", "runs"],
     "too much": ["tpu_vm.sh", "delete", *SLICE, *MAIN],
     "no nodes": ["slurm.sh", "--nodes", "0", *MAIN],
     "neither TPU nor GPU": ["jobset.sh", "--image", "i", "--volume", "v", *MAIN],
     "both": ["jobset.sh", "--image", "i", "--volume", "v", "--tpu", "a/2x2", "--gpu", "b", *MAIN],
     "no topology": ["jobset.sh", "--image", "i", "--volume", "v", "--tpu", "a", *MAIN],
+    "chips that are no slice": ["jobset.sh", "--image", "i", "--volume", "v", "--tpu", "a/4x4", *MAIN],
     "no image": ["jobset.sh", "--volume", "v", "--gpu", "b", *MAIN],
     "no volume": ["jobset.sh", "--image", "i", "--gpu", "b", *MAIN],
     "a workdir in the pod": ["jobset.sh", "--image", "i", "--volume", "v", "--gpu", "b", *MAIN[:-2], "/tmp/run"],
@@ -143,6 +147,12 @@ def test_help_names_every_option(script):
     assert len(options) > 3 and not [option for option in options if option not in shown.stdout]
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_can_be_read_from_anywhere(script):
+    done = subprocess.run(["bash", script, "--help"], cwd=LAUNCH, capture_output=True, text=True)
+    assert done.stdout == launch(script, "--help").stdout
+
+
 def test_shellcheck_has_nothing_to_say():
     checker = shutil.which("shellcheck") or pathlib.Path(sys.executable).with_name("shellcheck")
     files = [f"launch/{path.name}" for path in sorted(LAUNCH.iterdir()) if path.suffix in (".sh", ".sbatch")]
@@ -188,11 +198,13 @@ def elsewhere(tmp_path):
 
 def test_a_crash_is_tried_again_and_wrong_settings_are_not(elsewhere):
     elsewhere.write("python", f"""printf '%s\\n' "$*" >>{elsewhere.home}/calls; exit "$(cat {elsewhere.home}/code)" """)
+    status = elsewhere.home / "status"
     for code, calls in ((0, 1), (1, 3), (2, 1), (139, 3)):
+        status.unlink(missing_ok=True)
         (elsewhere.home / "calls").write_text("")
         (elsewhere.home / "code").write_text(str(code))
-        done = elsewhere("machine.sh", "--platform", "cpu", "--retries", "2", "--status", f"{elsewhere.home}/status", *MAIN)
-        assert done.returncode == code and (elsewhere.home / "status").read_text() == f"{code}\n"
+        done = elsewhere("machine.sh", "--platform", "cpu", "--retries", "2", "--status", str(status), *MAIN)
+        assert done.returncode == code and status.read_text() == f"{code}\n"
         lines = (elsewhere.home / "calls").read_text().splitlines()
         assert lines == ["-m lmindexer_jax.main " + " ".join(MAIN[1:])] * calls
 
@@ -238,10 +250,19 @@ verb=$4
 case $verb in ssh) case "$*" in *" status "*) verb=status ;; *" start "*) verb=start ;; *" stop") verb=stop ;; *) verb=setup ;; esac ;; esac
 next() {{ head -n 1 "$1"; sed -i 1d "$1"; }}
 case $verb in
-describe) next states; exit ;;
+describe)
+    state=$(next states)
+    case $state in
+    "") echo "NOT_FOUND: Resource 'slice' was not found" >&2; exit 1 ;;
+    offline) echo "Unable to find the server" >&2; exit 1 ;;
+    esac
+    echo $state
+    exit
+    ;;
 status) next runs; exit ;;
 esac
 echo $verb >>calls
+if [[ $verb == create && -s failures ]]; then next failures >&2; exit 1; fi
 [[ $verb != "$(cat broken)" ]]
 """
 
@@ -263,26 +284,95 @@ AGAIN = FRESH[1:]
         (["READY"], ["other"], "", [], 1, "another run"),
         (["STOPPED"], [], "", [], 1, "the slice is STOPPED"),
         (["", "READY", "READY"], ["none", "0"], "scp", ["create", "scp", "scp"], 0, "that failed"),
+        (["offline"] * 9 + ["READY"], ["0"], "", [], 0, "Unable to find the server"),
+        (["offline"] * 11, [], "", [], 1, "out of reach 11 times"),
     ],
 )
-def test_babysit(elsewhere, states, runs, broken, calls, code, said):
-    home = elsewhere.home
-    elsewhere.write("gcloud", GCLOUD.format(home=home))
-    elsewhere.write("git", "true")
-    (home / "states").write_text("".join(f"{state}\n" for state in states))
-    (home / "runs").write_text("".join(f"{run}\n" for run in runs))
-    (home / "broken").write_text(broken)
-    (home / "calls").touch()
-    done = elsewhere("tpu_vm.sh", "babysit", *SLICE, "--type", "v6e-8", "--retries", "2", *MAIN)
-    assert (home / "calls").read_text().split() == calls
+def test_babysit(babysit, states, runs, broken, calls, code, said):
+    done, called = babysit(states, runs, broken)
+    assert called == calls
     assert done.returncode == code and said in done.stderr
+    assert "delete --name slice --zone us-west4-a" in done.stderr, "whoever stops looking says that the slice costs"
 
 
-def test_a_crashed_slurm_job_goes_back_into_the_queue_a_bounded_number_of_times(elsewhere):
-    elsewhere.write("srun", 'exit "$CODE"')
+def test_babysit_waits_for_capacity_and_counts_what_else_fails(babysit):
+    capacity, quota = 'There is no more capacity in the zone "us-west4-a"', "Quota limit has been exceeded"
+    done, called = babysit([""] * 6 + ["READY"], ["0"], "", [capacity] * 5)
+    assert done.returncode == 0 and called == ["create"] * 5 + FRESH
+    assert done.stderr.count("start 1 of at most 3") == 6 and capacity in done.stderr
+    done, called = babysit([""] * 9, [], "", [quota] * 9)
+    assert done.returncode == 1 and called == ["create"] * 3 and quota in done.stderr
+
+
+@pytest.fixture
+def babysit(elsewhere):
+    """Babysitting with a gcloud that says what it is told to: what became of it, and the verbs it used."""
+
+    def call(states, runs, broken, failures=()):
+        home = elsewhere.home
+        elsewhere.write("gcloud", GCLOUD.format(home=home))
+        elsewhere.write("git", "true")
+        for name, lines in (("states", states), ("runs", runs), ("failures", failures)):
+            (home / name).write_text("".join(f"{line}\n" for line in lines))
+        (home / "broken").write_text(broken)
+        (home / "calls").write_text("")
+        done = elsewhere("tpu_vm.sh", "babysit", *SLICE, "--type", "v6e-8", "--retries", "2", *MAIN)
+        return done, (home / "calls").read_text().split()
+
+    return call
+
+
+# Stands in for srun: a task by the last words of its line, which ends as the test says and may be killed for another's sake.
+SRUN = """
+echo "$$" >{home}/srun
+while [[ $1 != --status ]]; do shift; done
+if [[ -n ${{TASK:-}} ]]; then echo "$TASK" >"$2"; fi
+if [[ $CODE == slow ]]; then /bin/sleep 20 >/dev/null 2>&1 & wait; fi
+exit "$CODE"
+"""
+
+
+@pytest.fixture
+def slurm(elsewhere):
+    """The environment of a job, and its command."""
+    elsewhere.write("srun", SRUN.format(home=elsewhere.home))
     elsewhere.write("scontrol", 'echo "$*"')
-    (elsewhere.home / "run").write_text('cd "$1"; shift; env "$1" "$2" SLURM_JOB_ID=7 bash launch/slurm.sbatch 3 "${@:3}"')
-    shutil.copy(elsewhere.home / "run", elsewhere.home / "launch/run")
-    for code, restarts, requeued in ((0, 0, False), (1, 0, True), (1, 2, True), (1, 3, False), (2, 0, False)):
-        done = elsewhere("run", str(elsewhere.home), f"CODE={code}", f"SLURM_RESTART_COUNT={restarts}", *MAIN[1:])
-        assert done.returncode == code and (done.stdout == "requeue 7\n") == requeued
+    settings = {"PATH": f"{elsewhere.home}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
+    command = ["bash", "launch/slurm.sbatch", "3", *MAIN[1:]]
+
+    def start(**more):
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=elsewhere.home, env=settings | more, stdout=pipe, stderr=pipe, text=True)
+
+    start.home = elsewhere.home
+    return start
+
+
+@pytest.mark.parametrize(
+    "code, task, restarts, ends, requeued",
+    [
+        (0, "", 0, 0, False),
+        (1, "", 0, 1, True),
+        (1, "", 2, 1, True),
+        (1, "", 3, 1, False),
+        (2, "2", 0, 2, False),
+        (137, "2", 0, 2, False),  # one task has refused its settings, and srun has killed the others
+        (137, "3", 0, 137, True),
+    ],
+)
+def test_a_crashed_slurm_job_goes_back_into_the_queue_a_bounded_number_of_times(slurm, code, task, restarts, ends, requeued):
+    job = slurm(CODE=str(code), TASK=task, SLURM_RESTART_COUNT=str(restarts))
+    said, _ = job.communicate()
+    assert job.returncode == ends and said == ("requeue 7\n" if requeued else "")
+    assert not list(slurm.home.glob("*.status"))
+
+
+def test_a_slurm_job_whose_time_is_up_goes_back_into_the_queue_once(slurm):
+    with slurm(CODE="slow") as job:
+        while not (slurm.home / "srun").exists() or not (slurm.home / "srun").read_text():
+            time.sleep(0.02)
+        job.send_signal(signal.SIGUSR1)
+        assert job.stdout.readline() == "requeue 7\n"
+        assert job.poll() is None, "SLURM ends the step, not the job itself"
+        os.kill(int((slurm.home / "srun").read_text()), signal.SIGKILL)
+        assert job.wait() == 137 and job.stdout.read() == ""
