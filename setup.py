@@ -41,7 +41,7 @@ REQUIRES = [
 
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2"],
-    "cuda": ["jax[cuda13]>=0.10.2"],
+    "cuda": ["jax[cuda12]>=0.10.2"],  # CUDA 13 asks for drivers that many machines, and Colab, do not have yet
     "test": [
         "pytest>=8.4",
         "pytest-xdist>=3.6",

@@ -22,8 +22,8 @@ unset share
 
 case ${LMINDEXER_PLATFORM:?tpu, gpu or cpu} in
 tpu)
-    # Gathers of split parameters and sums of gradients run beside the matmuls. libtpu 0.0.52 knows these flags; another
-    # version that does not says so and ends, and then the line goes.
+    # Gathers of split parameters and sums of gradients run beside the matmuls. libtpu 0.0.50 and 0.0.52 know these flags;
+    # another version that does not says so and ends, and then the line goes.
     flags="--xla_enable_async_all_gather=true"
     flags+=" --xla_tpu_enable_async_collective_fusion=true"
     flags+=" --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true"

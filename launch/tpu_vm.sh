@@ -115,8 +115,9 @@ create() {
 setup() {
     local archive=${TMPDIR:-/tmp}/lmindexer-$name.tar.gz mount=""
     if [[ -n $share ]]; then
+        # Locks are a machine's own: the server would keep those of a machine that was taken away.
         mount="sudo mkdir -p /mnt/lmindexer && { mountpoint -q /mnt/lmindexer || { sudo apt-get -q update &&"
-        mount+=" sudo apt-get -q install -y nfs-common && sudo mount -t nfs $(quote "$share") /mnt/lmindexer &&"
+        mount+=" sudo apt-get -q install -y nfs-common && sudo mount -t nfs -o local_lock=flock $(quote "$share") /mnt/lmindexer &&"
         mount+=" sudo chmod 1777 /mnt/lmindexer; }; } && "
     fi
     run git archive --format tar.gz --output "$archive" HEAD || return

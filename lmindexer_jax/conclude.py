@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from lmindexer_jax.config import Config
 from lmindexer_jax.console import Console, PlannedStage
 from lmindexer_jax.data.corpus import Corpus
+from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import health
 from lmindexer_jax.evaluation.bow import Bags, bags
 from lmindexer_jax.evaluation.id_quality import collisions
@@ -83,7 +84,7 @@ def conclude(config: Config, run: Ended, *, console: Console) -> None:
 
 
 def write_table(config: Config, run: Ended) -> id_table.IdTable:
-    """The artefact that all else loads."""
+    """The artefact that all else loads; one that stands there already and holds further documents, added later, stays."""
     manifest = id_table.Manifest(
         config=json.loads(json.dumps(dataclasses.asdict(config))),
         corpus_hash=run.corpus.hash,
@@ -91,8 +92,19 @@ def write_table(config: Config, run: Ended) -> id_table.IdTable:
         codebook_sizes=run.sizes,
     )
     table = id_table.build(run.corpus.ids().to_pylist(), run.inputs.codes, manifest)
-    table.save(run.workdir / "ids")
+    if not has_grown(run.workdir / "ids", table):
+        table.save(run.workdir / "ids")
     return table
+
+
+def has_grown(directory: pathlib.Path, table: id_table.IdTable) -> bool:
+    """Whether a folder holds this very table and documents that joined it since."""
+    try:
+        old = id_table.load(directory, corpus_hash=table.manifest.corpus_hash, model_hash=table.manifest.model_hash)
+    except UserError:  # there is none, or of another run; a damaged one is made anew
+        return False
+    rows = len(table)
+    return len(old) > rows and old.ids[:rows].equals(table.ids) and np.array_equal(old.codes[:rows], table.codes)
 
 
 def summarise(config: Config, run: Ended) -> dict:
@@ -142,7 +154,7 @@ def summarise(config: Config, run: Ended) -> dict:
     }
     if evidence.interactions is not None:
         summary["co_occurrence"] = measures["prefixes"][0]["co_occurrence"]
-    if config.baseline and inputs.pooled is not None:
+    if config.baseline and inputs.pooled is not None and len(inputs) >= max(sizes):
         rivals = {
             "baseline": ("the frozen encoder's embeddings", inputs.pooled),
             "word_baseline": ("averaged word vectors", inputs.lexical),

@@ -25,6 +25,10 @@ PLAIN_INTERVAL = 10.0
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_UNHEARD = 141  # what a shell says of a program that SIGPIPE has ended
+
+# What is wrong with a path that the user gave; that a file is missing may as well be our own fault.
+_PATHS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class Mode(enum.StrEnum):
@@ -59,8 +63,15 @@ class Console:
         self.mode = mode
         # A log is searched line by line, so only a terminal may fold lines at its width.
         width = None if mode is Mode.RICH else 160
+        # Texts are shown as they are: brackets and colons in them are no markup.
         self._rich = rich.console.Console(
-            file=self.stream, width=width, force_terminal=mode is Mode.RICH, no_color=mode is not Mode.RICH, highlight=False
+            file=self.stream,
+            width=width,
+            force_terminal=mode is Mode.RICH,
+            no_color=mode is not Mode.RICH,
+            highlight=False,
+            markup=False,
+            emoji=False,
         )
         self._bars: rich.progress.Progress | None = None
 
@@ -124,7 +135,7 @@ class Console:
         # Rich can draw one live display per terminal: nested progresses become rows of the same one.
         if self._bars is None:
             self._bars = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
+                rich.progress.TextColumn("{task.description}", markup=False),
                 rich.progress.BarColumn(bar_width=16),
                 rich.progress.TextColumn("{task.fields[state]}", markup=False),
                 console=self._rich,
@@ -152,7 +163,7 @@ class Console:
             if self.mode is Mode.JSON:
                 self._emit(event, description=description, unit=unit, **meter.numbers(), **metrics)
             elif self.mode is Mode.PLAIN:
-                self._rich.print(f"{description}: {meter.line(unit, metrics)}", markup=False, soft_wrap=True)
+                self._rich.print(f"{description}: {meter.line(unit, metrics)}", soft_wrap=True)
 
         def report(metrics: dict[str, float]) -> None:
             last["metrics"] = metrics
@@ -171,7 +182,7 @@ class Console:
             self._rich.print(rich.text.Text(prefix + text, style=style), soft_wrap=True)
 
     def _emit(self, event: str, **fields: object) -> None:
-        print(json.dumps({"event": event, **fields}, default=_plain_value), file=self.stream, flush=True)
+        print(json.dumps(_plain_value({"event": event, **fields}), allow_nan=False), file=self.stream, flush=True)
 
     def _table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], total: Sequence | None = None) -> None:
         if self.mode is Mode.QUIET:
@@ -250,7 +261,8 @@ def run_main(main: Callable[[], object], *, mode: Callable[[], Mode] = lambda: M
       main: the program; a returned integer is the exit code.
       mode: asked when an error is to be printed, since flags are parsed inside `main`; JSON prints an object.
 
-    Exit codes: 2 for a `UserError` or a full disk, 130 for Ctrl-C.
+    Exit codes: 2 for a `UserError`, a full disk, or a path that cannot be read or written; 130 for Ctrl-C; 141 where who reads
+    the output is gone.
     """
     try:
         result = main()
@@ -258,11 +270,16 @@ def run_main(main: Callable[[], object], *, mode: Callable[[], Mode] = lambda: M
         _fail("error", str(error), mode(), EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _fail("stopped", "the same command goes on", mode(), EXIT_INTERRUPTED)
+    except BrokenPipeError:  # as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more as it ends
+        sys.exit(EXIT_UNHEARD)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        _fail("error", f"the disk is full{where}; free some space and run the same command again", mode(), EXIT_USER_ERROR)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" while writing {error.filename}" if error.filename else ""
+            _fail("error", f"the disk is full{where}; free some space and run the same command again", mode(), EXIT_USER_ERROR)
+        if error.errno in _PATHS and error.filename is not None:
+            _fail("error", f"{error.filename}: {error.strerror}; give another path, or mend this one", mode(), EXIT_USER_ERROR)
+        raise
     sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -276,8 +293,16 @@ def _fail(event: str, message: str, mode: Mode, code: int) -> NoReturn:
 
 
 def _plain_value(value: Any) -> Any:
-    # numpy and JAX scalars and arrays reach the console as they are
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    """A value as JSON can hold it: numpy and JAX scalars and arrays reach the console as they are, and NaN is no JSON."""
+    if isinstance(value, dict):
+        return {str(name): _plain_value(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    return _plain_value(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def _cell(value: object) -> str:

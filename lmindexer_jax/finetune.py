@@ -47,6 +47,7 @@ from lmindexer_jax.retrieval.query_pairs import Held
 from lmindexer_jax.retrieval.trie import END
 from lmindexer_jax.training import hosts
 from lmindexer_jax.training.hosts import HostsConfig
+from lmindexer_jax.training.optim import OptimConfig
 from lmindexer_jax.training.sharding import MeshConfig, make_mesh
 from lmindexer_jax.typed import from_dict
 
@@ -87,8 +88,8 @@ def execute(
       UserError: no finished run, its corpus has changed, or unfit queries.
     """
     config = config or FinetuneConfig()
-    if config.epochs <= 0 or config.batch_size < 1:
-        raise UserError("finetune: give epochs above 0 and a batch size of at least 1")
+    if config.epochs <= 0 or config.batch_size < 1 or config.optim.learning_rate <= 0 or config.language_model < 0:
+        raise UserError("finetune: give epochs and rates above 0 and a batch size of at least 1")
     if runs:
         runs.mkdir(parents=True, exist_ok=True)
     run = open_finished(workdir)
@@ -232,6 +233,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", action="append", default=[], help="of --queries, to measure on; repeat it for more; default: test")
     parser.add_argument("--epochs", type=float, default=FinetuneConfig.epochs, help="over the pairs")
     parser.add_argument("--batch-size", type=int, default=FinetuneConfig.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=OptimConfig.learning_rate)
+    parser.add_argument("--encoder-rate", type=float, default=FinetuneConfig.language_model, help="of the encoder, as a factor of it")
     parser.add_argument("--frozen", action="store_true", help="leave the encoder as it is: quicker, less good")
     parser.add_argument("--fsdp", type=int, default=MeshConfig.fsdp, help="devices that share parameters, as mesh.fsdp of a config")
     parser.add_argument("--runs", type=pathlib.Path, help="folder for TREC run files and qrels of the held-out queries")
@@ -258,21 +261,26 @@ def main() -> None:
     described = read_run(flags.workdir)
     hosts.start(from_dict(HostsConfig, described["config"].get("hosts", {})) if described else HostsConfig())
     console = hosts.console(flags.console)
-    config = FinetuneConfig(epochs=flags.epochs, batch_size=flags.batch_size)
-    if flags.frozen:
-        config = dataclasses.replace(config, language_model=0.0)
-    mesh = MeshConfig(fsdp=flags.fsdp)
-    execute(
-        flags.workdir,
-        queries=judged(flags),
-        splits=flags.split,
-        config=config,
-        mesh=mesh,
-        seed=flags.seed,
-        runs=flags.runs,
-        profile=flags.profile,
-        console=console,
+    config = FinetuneConfig(
+        epochs=flags.epochs,
+        batch_size=flags.batch_size,
+        language_model=0.0 if flags.frozen else flags.encoder_rate,
+        optim=OptimConfig(learning_rate=flags.learning_rate),
     )
+    mesh = MeshConfig(fsdp=flags.fsdp)
+    open_finished(flags.workdir)  # or there is nothing to hold
+    with hosts.held(flags.workdir, console=console):
+        execute(
+            flags.workdir,
+            queries=judged(flags),
+            splits=flags.split,
+            config=config,
+            mesh=mesh,
+            seed=flags.seed,
+            runs=flags.runs,
+            profile=flags.profile,
+            console=console,
+        )
     console.success(f'try: python -m lmindexer_jax.search --workdir {flags.workdir} "a query"')
     console.note(f"or as a page: python -m lmindexer_jax.serve --workdir {flags.workdir}")
 

@@ -1,7 +1,11 @@
 """Config files, and the two flags of every command that is set by one: --config and --workdir."""
 
+import dataclasses
 import importlib.util
 import pathlib
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -16,6 +20,16 @@ def load(path: pathlib.Path, variant: str = ""):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(variant)
+
+
+def settings(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every field of a dataclass and of those in it, by its dotted name."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from settings(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
 
 
 class Flags:
@@ -39,18 +53,33 @@ class Flags:
         Raises:
           UserError: an unknown flag or field, or a value of the wrong type.
         """
+        asked = {"--help", "-h", "-help", "--helpfull"} & set(arguments)
         try:
-            rest = self.values(arguments)
-        except (flags.Error, KeyError, FileNotFoundError) as error:
+            rest = self.values([argument for argument in arguments if argument not in asked])
+            config, workdir = self.values.config, self.values.workdir
+        except AttributeError as error:
+            if "get_config" not in str(error):
+                raise
+            raise UserError(f"--config: the file has no get_config(), which returns a {self.kind.__name__}") from None
+        except (flags.Error, KeyError, OSError) as error:
             raise UserError(str(error.args[-1] if isinstance(error, KeyError) else error)) from None
+        if asked:
+            self._help(config)
         if len(rest) > 1:
             raise UserError(f"unknown argument {rest[1]!r}; settings are given as --config.name=value")
-        config, workdir = self.values.config, self.values.workdir
         if config is None or workdir is None:
             raise UserError(f"give --config and --workdir, as in {self.example}")
         if not isinstance(config, self.kind):
             raise UserError(f"the config file's get_config() must return a {self.kind.__module__}.{self.kind.__name__}")
         return config, pathlib.Path(workdir)
+
+    def _help(self, config: object) -> NoReturn:
+        """Say what the command takes, with the values that a given config sets, and end."""
+        print(f"usage: {self.example} [--config.FIELD=VALUE ...]\n\nfields" + (":" if config else ", as they are without a config:"))
+        for name, value in settings(config or self.kind()):
+            print(f"  --config.{name}={value if isinstance(value, str) else repr(value)}")
+        print("\nWhat they mean stands beside them in the code; docs/architecture.md says where.")
+        sys.exit(0)
 
     def mode(self) -> Mode:
         """How the console speaks, as far as the flags have been read."""

@@ -41,6 +41,7 @@ from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.retrieval import kept
+from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import load_tree
 from lmindexer_jax.prepare import dropped_text, language_model_config, open_tokenizer, read_run
 from lmindexer_jax.typed import from_dict
@@ -80,7 +81,7 @@ def index(
         model = two_stage.model_hash(workdir)
     table = id_table.load(workdir / "ids", model_hash=model)
     corpus = open_corpus(corpus_config)
-    console.note(f"{len(corpus):,} documents" + dropped_text(corpus.dropped))
+    console.note(f"{len(corpus):,} documents" + dropped_text(corpus))
     functions, tokenizer, store = open_documents(workdir, corpus, cache_dir=corpus_config.cache_dir)
     names = corpus.ids().to_pylist()
     if learned:
@@ -228,7 +229,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of a finished run")
     parser.add_argument("-o", "--output", required=True, type=pathlib.Path, help="JSONL file to write")
     parser.add_argument("--add", action="store_true", help="keep the new documents in the run's ID table as well")
-    parser.add_argument("--id-field", default=CorpusConfig.id_field, help="field with the id; '' numbers the records")
+    parser.add_argument("--id-field", help="field with the id; '' numbers the records; default: as the run was trained")
     parser.add_argument("--template", help="text from fields, as '{title} {brand}'; default: as the run was trained")
     parser.add_argument("--vectors", default="", help="of the new documents, where the run was made of your own (.npy or .parquet)")
     parser.add_argument("--cache-dir", default="", help="where prepared documents are kept")
@@ -245,14 +246,19 @@ def main() -> None:
     keep_freed()
     keep_compiled(flags.cache_dir)
     run = read_run(flags.workdir)
-    template = flags.template or (run["config"]["corpus"]["template"] if run else CorpusConfig.template)
+    trained = from_dict(Config, run["config"]).corpus if run else CorpusConfig()
+    # Numbers that the run has given to its own documents would be given again.
+    id_field = flags.id_field if flags.id_field is not None else trained.id_field or CorpusConfig.id_field
     named = is_own(flags.documents) and not pathlib.Path(flags.documents).exists()
     source = {"name": flags.documents} if named else {"path": flags.documents}
-    corpus_config = CorpusConfig(**source, id_field=flags.id_field, template=template, cache_dir=flags.cache_dir)
-    corpus, table = index(flags.workdir, corpus_config, console=console, vectors=flags.vectors)
-    id_lines.write(flags.output, table, corpus.ids().to_pylist())
-    if flags.add:
-        keep(flags.workdir, corpus, table, console=console)
+    fields = {"id_field": id_field, "path_field": trained.path_field, "template": flags.template or trained.template}
+    corpus_config = CorpusConfig(**source, **fields, cache_dir=flags.cache_dir)
+    # Of two calls that add, the second goes on from the table that the first has left.
+    with hosts.held(flags.workdir, console=console) if flags.add and run else contextlib.nullcontext():
+        corpus, table = index(flags.workdir, corpus_config, console=console, vectors=flags.vectors)
+        id_lines.write(flags.output, table, corpus.ids().to_pylist())
+        if flags.add:
+            keep(flags.workdir, corpus, table, console=console)
     console.success(f"{len(corpus):,} IDs in {flags.output}")
 
 

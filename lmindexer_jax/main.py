@@ -23,7 +23,9 @@ def main() -> None:
     from lmindexer_jax.run import execute
 
     hosts.start(config.hosts)
-    execute(config, workdir, console=hosts.console(config.console))
+    console = hosts.console(config.console)
+    with hosts.held(workdir, console=console):
+        execute(config, workdir, console=console)
 
 
 def run() -> None:

@@ -13,6 +13,7 @@ from lmindexer_jax.config import Config, Precision, defaults, fingerprint, flatt
 from lmindexer_jax.console import Console
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.embeddings import content_hash
+from lmindexer_jax.data.interactions import read_interactions
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
@@ -36,6 +37,7 @@ from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import save_tree
 from lmindexer_jax.training.sharding import make_mesh
 
+RUN = "run.json"  # what a workdir is bound to
 WORTH_BFLOAT16 = 1.4  # times the speed of float32
 
 
@@ -77,7 +79,9 @@ def open_texts(config: Config, workdir: pathlib.Path, *, console: Console) -> Te
     with hosts.first_goes_ahead():
         workdir.mkdir(parents=True, exist_ok=True)
         corpus = open_corpus(config.corpus)
-        console.note(f"corpus: {len(corpus):,} documents" + dropped_text(corpus.dropped))
+        console.note(f"corpus: {len(corpus):,} documents" + dropped_text(corpus))
+        if config.interactions:  # read here for its faults, which should not wait for the end
+            read_interactions(pathlib.Path(config.interactions), corpus.ids().to_pylist())
         tokenizer = open_tokenizer(config, preset, corpus, workdir)
         store = open_tokens(corpus, tokenizer, max_length=config.language_model.max_length, cache_dir=cache)
         old = read_run(workdir)
@@ -114,7 +118,8 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
         inputs.encoded, inputs.pooled, inputs.lexical = encoded
     if config.indexer.pooled_weight > 0:
         assigners = Assigners(workdir / "assigners")
-        if not assigners.has_centres(0):
+        # Each process would see the file at a moment of its own, and some go without the others into saving it.
+        if not hosts.said_by_first("there" if assigners.has_centres(0) else ""):
             assigners.save_centres(0, whole_corpus(start_vectors(functions, params, inputs, console=console)))
         inputs.centres = [assigners.load_centres(0)]
     return Prepared(corpus, tokenizer, store, functions, params, stages, inputs, fingerprint(texts.settings))
@@ -172,6 +177,8 @@ def check(config: Config) -> None:
     sizes = config.indexer.codebook_sizes
     if not sizes or any(not isinstance(size, int) or size < 2 for size in sizes):
         raise UserError(f"indexer.codebook_sizes={sizes}: give one size of at least 2 per position, as (256, 256, 256)")
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed}: give a whole number of at least 0")
     if config.language_model.max_length < 4:
         raise UserError(f"language_model.max_length={config.language_model.max_length}: give at least 4 tokens")
     if config.indexer_kind != IndexerKind.LEARNED:
@@ -191,9 +198,10 @@ def encoded_home(cache: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
     return shared if hosts.several() or shared.exists() else cache / "encoded"
 
 
-def dropped_text(dropped: dict[str, int]) -> str:
+def dropped_text(corpus: Corpus) -> str:
     """What validation left out, as words."""
-    return "" if not dropped else "; dropped " + ", ".join(f"{count:,} ({reason})" for reason, count in dropped.items())
+    reasons = [f"{count:,}, the first {corpus.examples[reason]}" for reason, count in corpus.dropped.items()]
+    return "; left out " + "; ".join(reasons) if reasons else ""
 
 
 def open_tokenizer(config: Config, preset: presets.Preset, corpus: Corpus | None, workdir: pathlib.Path) -> Tokenizer:
@@ -201,7 +209,8 @@ def open_tokenizer(config: Config, preset: presets.Preset, corpus: Corpus | None
     if preset.tokenizer_dir is not None:
         return load_tokenizer(preset.tokenizer_dir)
     home = workdir / "tokenizer"
-    if not (home / "tokenizer.json").exists():
+    # One that stands there before the workdir is bound to its settings may be of a call that was given others.
+    if hosts.first() and corpus is not None and not (workdir / RUN).exists():
         train_tokenizer(corpus, vocab_size=config.language_model.vocabulary).save(home)
     return load_tokenizer(home)
 
@@ -259,7 +268,7 @@ def resolve_precision(asked: Precision) -> Precision:
 
 def read_run(workdir: pathlib.Path) -> dict | None:
     """What `bind` left in a workdir."""
-    path = workdir / "run.json"
+    path = workdir / RUN
     if not path.exists():
         return None
     try:
@@ -271,7 +280,7 @@ def read_run(workdir: pathlib.Path) -> dict | None:
 def bind(workdir: pathlib.Path, *, settings: dict, precision: str, config: object) -> None:
     """Bind a workdir to its settings, by a run.json that is written once, when the run starts; `config` is a dataclass."""
     hosts.barrier()
-    if not hosts.first() or (workdir / "run.json").exists():
+    if not hosts.first() or (workdir / RUN).exists():
         return
     content = {
         "version": __version__,
@@ -280,5 +289,5 @@ def bind(workdir: pathlib.Path, *, settings: dict, precision: str, config: objec
         "config": dataclasses.asdict(config),
         "jax": jax.__version__,
     }
-    with replacing(workdir / "run.json") as path:
+    with replacing(workdir / RUN) as path:
         path.write_text(json.dumps(sealed(content), indent=1))

@@ -22,7 +22,9 @@ def main() -> None:
     """Parse and do it."""
     config, workdir = FLAGS.parse(sys.argv)
     hosts.start(config.hosts)
-    execute(config, workdir, console=hosts.console(config.console))
+    console = hosts.console(config.console)
+    with hosts.held(workdir, console=console):
+        execute(config, workdir, console=console)
 
 
 def run() -> None:

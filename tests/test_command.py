@@ -6,13 +6,18 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import runs
 
 from lmindexer_jax.console import Console, Mode
+from lmindexer_jax.data.cache import locked
+from lmindexer_jax.data.corpus import open_corpus
 from lmindexer_jax.indexing import id_table
+from lmindexer_jax.models import presets
+from lmindexer_jax.prepare import bind, open_tokenizer
 from lmindexer_jax.run import execute
 
 TESTS = pathlib.Path(__file__).parent
@@ -82,8 +87,11 @@ def copy(finished, tmp_path):
         (["--config.recipe.first.roundz=2"], ["roundz"]),
         (["--config.seed=many"], ["seed", "many"]),
         (["--config.corpus.path=nowhere.jsonl"], ["nowhere.jsonl"]),
+        (["--config.corpus.path=", "--config.corpus.name=/data/my.jsonl"], ["/data/my.jsonl", "corpus.path"]),
+        (["--config.seed=-1"], ["seed=-1", "at least 0"]),
+        (["--config.interactions=nowhere.tsv"], ["nowhere.tsv", "no such file"]),
     ],
-    ids=["unknown field", "wrong type", "no corpus"],
+    ids=["unknown field", "wrong type", "no corpus", "a path as a name", "seed", "interactions"],
 )
 def test_a_slip_is_one_line(home, tmp_path, flags, texts):
     refused(learn(home, tmp_path / "run", *flags), *texts)
@@ -215,3 +223,61 @@ def test_index_refuses_in_one_line(finished, tmp_path):
     (tmp_path / "empty.jsonl").write_text("{broken\n")
     refused(call("index", tmp_path / "empty.jsonl", *given), "empty.jsonl")
     assert content(finished / "ids") == before and not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("file, text", [("nowhere.py", "nowhere.py"), (TESTS / "runs.py", "no get_config()")])
+def test_a_file_that_is_no_config_is_one_line(tmp_path, file, text):
+    refused(call("main", "--config", file, "--workdir", tmp_path / "run"), text)
+
+
+def test_a_workdir_that_is_a_file_is_one_line(home, tmp_path):
+    (tmp_path / "run").touch()
+    refused(learn(home, tmp_path / "run"), str(tmp_path / "run"))
+
+
+def test_documents_that_joined_the_table_stay_when_the_command_is_called_again(home, copy):
+    (home / "more.jsonl").write_text(json.dumps({"id": "later", "text": "one more document"}) + "\n")
+    done = call("index", home / "more.jsonl", "--workdir", copy, "-o", copy / "new.jsonl", "--add", "--console", "quiet")
+    assert done.returncode == 0, done.stderr
+    before = content(copy / "ids")
+    assert "later" in id_table.load(copy / "ids").ids.to_pylist()
+    assert learn(home, copy).returncode == 0 and content(copy / "ids") == before
+
+
+def test_a_command_waits_for_another_in_the_same_workdir(home, copy):
+    with locked(copy / "workdir"):
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "lmindexer_jax.main", "--config", home / "config.py", "--workdir", copy, "--config.console=plain"],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert f"another process works in {copy}" in waiting.stdout.readline()
+        time.sleep(1)
+        assert waiting.poll() is None
+    said, _ = waiting.communicate(timeout=300)
+    assert waiting.returncode == 0 and "IDs in" in said
+
+
+def test_a_call_with_other_settings_before_the_first_stage_leaves_no_tokenizer_behind(home, tmp_path):
+    config = runs.ours(home / "corpus.jsonl", home / "cache")
+    preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
+    corpus = open_corpus(config.corpus)
+    for vocabulary in (262, 268):
+        config.language_model.vocabulary = vocabulary
+        assert open_tokenizer(config, preset, corpus, tmp_path).vocab_size == vocabulary
+    bind(tmp_path, settings={}, precision="float32", config=config)
+    config.language_model.vocabulary = 262
+    assert open_tokenizer(config, preset, corpus, tmp_path).vocab_size == 268, "from now on it is the run's"
+
+
+@pytest.mark.parametrize("module, field", [("main", "corpus.template={text}"), ("recommend", "beams=30"), ("bakeoff", "seeds=")])
+def test_help_names_every_field(module, field):
+    done = call(module, "--help")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert f"--config.{field}" in done.stdout and done.stdout.startswith("usage: ")
+
+
+def test_help_shows_what_a_config_sets(home):
+    done = call("main", "--config", home / "config.py", "--help")
+    assert f"--config.corpus.path={home / 'corpus.jsonl'}" in done.stdout

@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -175,3 +177,38 @@ def test_exit_code_of_a_good_run():
 def test_state_line_of_long_runs():
     assert re.search(r"^27:46:40$", module._clock(100_000))
     assert module._cell(float("nan")) == "" and module._cell(1234.5) == "1,234" and module._cell(None) == ""
+
+
+AWKWARD = "def f(x: list[str]) -> dict[int, b]: [/INST] [bold] :x: [link=a]"
+
+
+@pytest.mark.parametrize("mode", [Mode.PLAIN, Mode.RICH])
+def test_texts_are_shown_as_they_are(mode):
+    stream = Terminal()
+    console = Console(mode, stream)
+    console._rich.width = 400
+    console.table(AWKWARD + "1", [AWKWARD + "2"], [[AWKWARD + "3"]])
+    console.note(AWKWARD + "4")
+    with console.progress(AWKWARD + "5", 1) as progress:
+        progress.advance()
+    shown = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    for number in range(1, 6):
+        assert AWKWARD + str(number) in shown
+
+
+def test_json_holds_no_nan():
+    text = spoken(Mode.JSON, lambda console: console.table("t", ("a", "b", "c"), [(float("nan"), np.float32("inf"), np.arange(2))]))
+    assert json.loads(text, parse_constant=pytest.fail)["rows"] == [{"a": None, "b": None, "c": [0, 1]}]
+
+
+def test_a_path_that_cannot_be_used_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as end:
+        run_main(lambda: (tmp_path / "file" / "run").mkdir())
+    assert end.value.code == 2 and capsys.readouterr().err.startswith(f"error: {tmp_path}/file/run: Not a directory; give another")
+
+
+def test_who_stops_listening_ends_the_program_quietly():
+    code = "from lmindexer_jax.console import run_main\nrun_main(lambda: [print('x' * 99, flush=True) for _ in range(10_000)])"
+    done = subprocess.run(["bash", "-c", '"$0" -c "$1" | head -n 1; echo ${PIPESTATUS[0]}', sys.executable, code], capture_output=True)
+    assert done.stdout.split()[-1] == b"141" and not done.stderr

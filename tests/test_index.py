@@ -5,6 +5,7 @@ import random
 import shutil
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.data.documents import CorpusConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.index import index
-from lmindexer_jax.indexing import id_lines, id_table
+from lmindexer_jax.indexing import encode, id_lines, id_table
 from lmindexer_jax.indexing.assigners import Assigners
-from lmindexer_jax.prepare import read_run
+from lmindexer_jax.prepare import prepare, read_run
 from lmindexer_jax.run import execute
 
 
@@ -208,3 +209,45 @@ def test_no_flipped_byte_of_a_run_is_believed(home, tmp_path, sampled):
                     assert "\n" not in str(error) and str(run) in str(error)
         path.write_bytes(content)
     assert kept(run) == wanted and refused > 100
+
+
+def test_fields_are_those_of_the_run(home, monkeypatch):
+    asked = []
+
+    def stop(workdir, corpus_config, **_):
+        asked.append(corpus_config)
+        raise UserError("enough")
+
+    monkeypatch.setattr(command, "index", stop)
+    trained = CorpusConfig(id_field="sku", path_field="shelf", template="{title}")
+    described = json.loads((home / "run" / "run.json").read_text())
+    described["config"]["corpus"] |= {name: getattr(trained, name) for name in ("id_field", "path_field", "template")}
+    monkeypatch.setattr(command, "read_run", lambda _: described)
+    for flags in ([], ["--id-field", "no", "--template", "{a}"]):
+        monkeypatch.setattr(sys, "argv", ["lmindexer-index", "x.jsonl", "--workdir", str(home / "run"), "-o", str(home / "o"), *flags])
+        with pytest.raises(UserError, match="enough"):
+            command.main()
+    assert [(c.id_field, c.path_field, c.template) for c in asked] == [("sku", "shelf", "{title}"), ("no", "shelf", "{a}")]
+
+
+def test_two_runs_may_encode_the_same_documents_at_once(home, tmp_path, monkeypatch):
+    """One encodes a part, the other waits and takes what it finds."""
+    config, encode_part, inside, found = runs.ours(home / "corpus.jsonl", tmp_path / "cache"), encode._encode_part, [], []
+
+    def alone(*given, done, **rest):
+        inside.append(done)
+        assert len(inside) == 1
+        time.sleep(0.3)
+        encode_part(*given, done=done, **rest)
+        found.append(inside.pop())
+
+    monkeypatch.setattr(encode, "_encode_part", alone)
+    threads = [
+        threading.Thread(target=prepare, args=(config, tmp_path / f"run{number}"), kwargs={"console": Console(Mode.QUIET)})
+        for number in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) in (1, 2) and found[0] == 0 and all(found[1:]), "what the first has made is not made again"

@@ -2,7 +2,7 @@
 
     python -m lmindexer_jax.main --config configs/paper/trecdl1m.py --workdir runs/trecdl1m
     python -m lmindexer_jax.finetune --workdir runs/trecdl1m --queries msmarco \
-        --split trec_dl_2019 --split trec_dl_2020
+        --learning-rate 5e-3 --encoder-rate 1 --batch-size 2048 --split trec_dl_2019 --split trec_dl_2020
 
 T5-base, two learned codes of K = 51,200 and a counter, 5 epochs a stage: so the published scripts for position 2. Of
 position 1, of the warm-up and of which million documents (here the first) nothing could be checked. The files are downloaded by

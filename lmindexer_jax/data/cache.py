@@ -1,11 +1,14 @@
 """Things built once and reopened: a directory appears whole or not at all, whoever is killed while building it."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def cache_root(cache_dir: str) -> Path:
@@ -22,12 +25,24 @@ def keep_compiled(cache_dir: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Wait until no other process works on `directory`, which need not exist, and keep others waiting meanwhile. The system
-    frees the lock when its holder dies."""
+    frees the lock when its holder dies. Where a file system knows no locks, nobody waits.
+
+    Args:
+      directory: what is worked on.
+      waiting: called before a wait.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with open(directory.with_name(f".{directory.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
 
 

@@ -17,7 +17,7 @@ from lmindexer_jax.data.documents import CorpusConfig, Document, read_documents,
 from lmindexer_jax.data.records import Dropped
 from lmindexer_jax.errors import UserError
 
-_FORMAT = 1  # raised when the files below change their meaning; older builds are then left alone and made anew
+_FORMAT = 2  # raised when the files below change their meaning; older builds are then left alone and made anew
 _ROWS = 4096  # documents per Arrow batch
 _CHARACTERS = 1 << 24  # and at most this much text, so that long documents do not pile up in memory
 
@@ -129,7 +129,7 @@ def open_corpus(config: CorpusConfig, *, progress: Callable[[int], None] | None 
     settings = dataclasses.asdict(config) | {"cache_dir": "", "stamp": source_stamp(config), "format": _FORMAT}
     key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12).hexdigest()
     stem = Path(config.path).name.split(".")[0] if config.path else config.name.replace("/", "_").replace(":", "_")
-    directory = cache_root(config.cache_dir) / "corpora" / f"{stem}-{key}"
+    directory = cache_root(config.cache_dir) / "corpora" / f"{stem[:40]}-{key}"  # systems limit names to some 255 bytes
     return Corpus(build_once(directory, lambda partial: _build(partial, config, progress)))
 
 

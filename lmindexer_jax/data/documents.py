@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import hashlib
+import math
 import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -86,11 +87,11 @@ def read_documents(config: CorpusConfig) -> Iterator[Document | Dropped]:
         yield result
         taken += isinstance(result, Document)
         if taken == config.max_documents > 0:
-            return
+            break
     if missing and present:
         raise UserError(
-            f"{_label(config)}: no record has the field {' or '.join(map(repr, sorted(missing)))} that corpus.template or "
-            f"corpus.path_field names; the first record has {shown(present)[1:-1]}"
+            f"{_label(config)}: none of {number:,} records has the field {' or '.join(map(repr, sorted(missing)))} that "
+            f"corpus.template or corpus.path_field names; the first record has {shown(present)[1:-1]}"
         )
 
 
@@ -122,6 +123,8 @@ def template_fields(template: str) -> tuple[str, ...]:
 
 def _check_source(config: CorpusConfig) -> None:
     check_noise(config.noise)
+    if config.max_documents < 0:
+        raise UserError(f"corpus.max_documents={config.max_documents}: give a number of documents, or 0 for all")
     if bool(config.path) == bool(config.name):
         raise UserError("give exactly one of corpus.path (a file or folder) and corpus.name (a named corpus)")
 
@@ -173,7 +176,7 @@ def _identifier(value: object, *, number: int | None) -> str:
         return str(number)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if value is None or value == "":
+    if _missing(value):
         raise _Unfit(Reason.MISSING_ID, "no value in corpus.id_field")
     if not isinstance(value, str):
         raise _Unfit(Reason.WRONG_TYPE, f"the id is a {type(value).__name__}, not a string or whole number")
@@ -182,7 +185,7 @@ def _identifier(value: object, *, number: int | None) -> str:
 
 def _as_text(value: object, field: str, *, levels: int = 2) -> str:
     """One field as text; lists may hold lists, as some catalogues write several category paths, but no more."""
-    if value is None:
+    if _missing(value):
         return ""
     if isinstance(value, str):
         return value.strip()
@@ -193,8 +196,13 @@ def _as_text(value: object, field: str, *, levels: int = 2) -> str:
     raise _Unfit(Reason.WRONG_TYPE, f"field {field!r} holds a {type(value).__name__}")
 
 
+def _missing(value: object) -> bool:
+    """Whether there is no value: dataframes write NaN where they have none."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
 def _category_path(value: object) -> tuple[str, ...]:
-    if value is None or value == "":
+    if _missing(value):
         return ()
     parts = value.split(">") if isinstance(value, str) else value
     if not isinstance(parts, list):

@@ -84,6 +84,7 @@ def _read_parquet(path: Path, ids: Sequence[str]) -> Float[np.ndarray, "N D"]:
         raise UserError(f"{path}: column vector holds lists of {kind.value_type}; it must hold lists of numbers")
     if not (pa.types.is_string(named := table["id"].type) or pa.types.is_large_string(named) or pa.types.is_integer(named)):
         raise UserError(f"{path}: column id holds {named}; it must hold strings or whole numbers")
+    table = table.filter(pc.is_valid(table["id"]))
     known = pc.cast(table["id"], pa.string()).combine_chunks()
     if pc.count_distinct(known).as_py() < len(known):
         counts = pc.value_counts(known)

@@ -57,19 +57,22 @@ def read_interactions(path: pathlib.Path, ids: Sequence[str]) -> tuple[Int[np.nd
     """Items of all users end to end as row numbers of the corpus, and where each user begins.
 
     Args:
-      path: the file, plain or gzipped; items are document ids, or their row numbers from 1 where no document has such
-        an id.
+      path: the file, plain or gzipped; items are document ids or, in all of the file and where no id is a whole number
+        itself, the documents' row numbers from 1.
       ids: of the corpus.
 
     Raises:
-      UserError: no such file, bad UTF-8, a line without a tab, a user twice or without items, or an unknown item.
+      UserError: no such file, bad UTF-8, a line without a tab, a user twice or without items, an unknown item, or
+        no user with two items.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a file of lines `user TAB item item ...` as --config.interactions")
     row_of = {name: row for row, name in enumerate(ids)}
-    numbers = {str(row + 1): row for row in range(len(ids))}
+    numbers = {} if any(map(str.isdecimal, ids)) else {str(row + 1): row for row in range(len(ids))}
     items: list[int] = []
     offsets = [0]
+    known: dict[str, int] = {}  # items by id or by number, as the first item of the file is given
     first: dict[str, str] = {}
     for where, line in text_lines(path):
         user, tab, rest = line.partition("\t")
@@ -79,13 +82,17 @@ def read_interactions(path: pathlib.Path, ids: Sequence[str]) -> tuple[Int[np.nd
             raise UserError(f"{where}: user {shown(user)} stands at {first[user]} already; put all items of a user on one line")
         first[user] = where
         for name in rest.split():
-            row = row_of.get(name, numbers.get(name))
+            known = known or (row_of if name in row_of else numbers)
+            row = known.get(name)
             if row is None:
-                raise UserError(f"{where}: item {shown(name)} of user {shown(user)} is not in the corpus")
+                what = "is no row number, as the first item is," if known is numbers and name in row_of else "is not in the corpus"
+                raise UserError(f"{where}: item {shown(name)} of user {shown(user)} {what}; give ids of documents alone")
             items.append(row)
         if len(items) == offsets[-1]:
             raise UserError(f"{where}: user {shown(user)} has no items; leave the line out")
         offsets.append(len(items))
+    if np.diff(offsets).max(initial=0) < 2:
+        raise UserError(f"{path}: no user has two items, so nothing follows anything; give all items of a user on one line")
     return np.asarray(items, np.int64), np.asarray(offsets)
 
 

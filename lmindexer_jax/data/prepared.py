@@ -4,13 +4,14 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from lmindexer_jax.data.cache import build_once
+from lmindexer_jax.data.cache import locked
 from lmindexer_jax.data.records import Dropped, Reason, Row
 from lmindexer_jax.errors import UserError
 
@@ -48,6 +49,8 @@ def prepare(name: str, cache: Path) -> Path:
     """
     if _base(name) in _OWN:
         return _prepare_own(name, cache)
+    if not re.fullmatch(r"\w+(/[\w.+-]+)*(:[\w.*]+)?", name):
+        raise UserError(f"corpus.name={name!r}: no name of a data set; give a file or folder as corpus.path")
     folders = [cache / "tfds", Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()]
     found = [directory for folder in folders for directory in _versions(name, folder)]
     return found[0] if found else _download(name, folders[0])
@@ -115,7 +118,7 @@ def _prepare_own(name: str, cache: Path) -> Path:
     builder = builder_class(config=config, data_dir=cache / "tfds", file_format="array_record")
     directory = Path(builder.data_dir)
 
-    def build(_: Path) -> None:
+    def build() -> None:
         if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             manual = cache / "tfds" / "downloads" / "manual"  # must not be empty for TFDS to let the builder look into it
             manual.mkdir(parents=True, exist_ok=True)
@@ -123,8 +126,9 @@ def _prepare_own(name: str, cache: Path) -> Path:
         _quietly(builder.download_and_prepare)
 
     if not (directory / "dataset_info.json").exists():
-        # TFDS renames its finished folder itself; the marker serves only to make a second process wait for the first.
-        build_once(cache / "tfds" / "prepared" / f"{_base(name)}-{config}-{builder.version}", build)
+        with locked(cache / "tfds" / f"{_base(name)}-{config}-{builder.version}"):
+            if not (directory / "dataset_info.json").exists():  # by another process, while this one waited
+                build()  # TFDS renames its finished folder itself
     return directory
 
 

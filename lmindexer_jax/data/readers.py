@@ -189,11 +189,22 @@ def _read_folder(folder: Path) -> Iterator[Row | Dropped]:
 def _text_files(folder: Path) -> list[Path]:
     """Every file below the folder that is not hidden, in order of name, so that the corpus does not depend on the disk.
 
-    A link that leads nowhere is among them, to be named; pipes and devices, which never end, are not.
+    Links are followed. One that leads nowhere is among them, to be named; pipes and devices, which never end, are not.
+
+    Raises:
+        UserError: a folder below cannot be read, or a link leads back into a folder that it stands in.
     """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or hide it by a dot") from error
+
     found = []
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            inner = os.path.join(root, name)
+            if f"{os.path.realpath(root)}/".startswith(f"{os.path.realpath(inner)}/"):
+                raise UserError(f"{inner}: a link to a folder that it stands in; remove it, or hide it by a dot")
         paths = [Path(root, name) for name in sorted(files) if not name.startswith(".")]
         found += [path for path in paths if path.is_file() or not path.exists()]
     return found

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lmindexer_jax.console import Console, Progress
+from lmindexer_jax.data.cache import locked
 from lmindexer_jax.data.pipeline import inference_batches, length_buckets
 from lmindexer_jax.data.tokens import TokenStore
 from lmindexer_jax.files import replacing
@@ -92,7 +93,10 @@ def encode_corpus(
         done = sum(done for _, done in left.values())
         with console.progress("encode corpus", total=todo, unit="batches", start=done) as progress:
             for home, (part, done) in left.items():
-                _encode_part(lambda batch: encode(params, *batch), part, home, width=width, done=done, progress=progress)
+                with locked(home):  # another run may have the same documents and encoder
+                    if (found := _done(home, part, width)) > done:
+                        progress.advance(found - done)
+                    _encode_part(lambda batch: encode(params, *batch), part, home, width=width, done=found, progress=progress)
     hosts.barrier()
     columns = zip(*(_read(home, part, width=width) for home, part in parts), strict=True)
     states, *means = columns

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import math
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -22,7 +23,8 @@ from jax._src import distributed  # its barriers and words are the only ones tha
 from jax._src.clusters import ClusterEnv  # what `jax.distributed.initialize` looks through
 from jax.experimental import multihost_utils
 
-from lmindexer_jax.console import EXIT_USER_ERROR, Console, Mode
+from lmindexer_jax.console import Console, Mode
+from lmindexer_jax.data.cache import locked
 from lmindexer_jax.errors import UserError
 
 EXIT_LOST = 3  # of a process that has lost another one
@@ -49,9 +51,21 @@ def start(config: HostsConfig) -> None:
     Cloud TPU, GKE, SLURM and Open MPI.
 
     Raises:
-      UserError: variables that make no sense. A process that has not found all others in time ends, with one line and
-        exit code 2: never is trained alone what was meant for several.
+      UserError: variables that make no sense, or JAX does not see the kind of device that the launcher says is there. A
+        process that has not found all others in time ends, with one line and exit code 3, since they may come when all are
+        started again: never is trained alone what was meant for several.
     """
+    _join(config)
+    wanted = os.environ.get("LMINDEXER_PLATFORM")
+    if wanted and jax.default_backend() != wanted:
+        extra = {"gpu": "cuda"}.get(wanted, wanted)
+        raise UserError(
+            f"this machine has a {wanted.upper()}, but JAX in {sys.prefix} sees a {jax.default_backend().upper()} alone:"
+            f" pip install -e '.[{extra}]' there, look at its driver, or say --platform {jax.default_backend()}"
+        )
+
+
+def _join(config: HostsConfig) -> None:
     count, index = _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     found = any(not kind.opt_in_only_method and kind.is_env_present() for kind in ClusterEnv._cluster_types)
@@ -86,7 +100,7 @@ def _give_up(seconds: int) -> None:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(EXIT_USER_ERROR)
+    os._exit(EXIT_LOST)
 
 
 def _number(name: str) -> int | None:
@@ -125,6 +139,18 @@ def first() -> bool:
 def console(mode: Mode) -> Console:
     """What this process says: of several the first alone speaks."""
     return Console(mode) if first() else Console.silent()
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path, *, console: Console) -> Iterator[None]:
+    """No other command changes what is in a workdir meanwhile: it waits, and says so. Of several processes of one run the
+    first holds it for all."""
+    if not first():
+        yield
+        return
+    note = f"another process works in {workdir}; waiting until it has ended"
+    with locked(workdir / "workdir", waiting=lambda: console.warn(note)):
+        yield
 
 
 def barrier() -> None:

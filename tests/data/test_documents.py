@@ -82,7 +82,19 @@ def test_max_documents_counts_documents_and_stops(tmp_path):
     assert len(found) == 6
 
 
-@pytest.mark.parametrize("settings", [{"template": "{text} {titel}"}, {"path_field": "titel"}])
+def test_nan_is_a_missing_value(tmp_path):
+    nan = float("nan")
+    found = read(tmp_path, {"id": "a", "text": nan}, {"id": nan, "text": "t"}, {"id": "b", "text": "t", "price": nan, "path": nan}, template="{text} {price}")
+    assert [item.reason for item in found[:2]] == [Reason.EMPTY_TEXT, Reason.MISSING_ID]
+    assert found[2] == Document("b", "t")
+
+
+def test_a_negative_number_of_documents_is_refused(tmp_path):
+    with pytest.raises(UserError, match="max_documents=-5"):
+        read(tmp_path, {"id": "a", "text": "t"}, max_documents=-5)
+
+
+@pytest.mark.parametrize("settings", [{"template": "{text} {titel}"}, {"path_field": "titel"}, {"template": "{text} {titel}", "max_documents": 1}])
 def test_a_field_that_no_record_has_is_a_slip(tmp_path, settings):
     with pytest.raises(UserError, match="'titel'.*'id', 'text'"):
         read(tmp_path, {"id": "a", "text": "t"}, **settings)

@@ -25,6 +25,11 @@ def test_parquet_is_aligned_by_id(tmp_path, kind):
     np.testing.assert_array_equal(found, [[1, 2], [3, 4], [5, 6]])
 
 
+def test_rows_without_an_id_are_further_rows(tmp_path):
+    path = parquet(tmp_path / "v.parquet", [None, "b", "c", "a"], [[7.0], [2.0], [3.0], [1.0]])
+    np.testing.assert_array_equal(read_embeddings(path, IDS), [[1.0], [2.0], [3.0]])
+
+
 def test_ids_may_be_whole_numbers(tmp_path):
     path = parquet(tmp_path / "v.parquet", [2, 1], [[1.0], [2.0]])
     np.testing.assert_array_equal(read_embeddings(path, ["1", "2"]), [[2.0], [1.0]])

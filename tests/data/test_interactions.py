@@ -8,12 +8,13 @@ import pytest
 from lmindexer_jax.data.interactions import leave_one_out, read_interactions
 from lmindexer_jax.errors import UserError
 
-IDS = ["a", "b", "c", "3"]
+IDS = ["a", "b", "c", "d"]
 
 
-def test_items_by_id_or_by_number(tmp_path):
+@pytest.mark.parametrize("lines", ["u1\ta b\n\nu2\tb d a\n", "u1\t1 2\n\nu2\t2 4 1\n"], ids=["ids", "numbers"])
+def test_items_by_id_or_by_number(tmp_path, lines):
     path = tmp_path / "s.tsv"
-    path.write_text("u1\ta b\n\nu2\t2 3 1\n")  # "3" is an id, 2 and 1 are numbers of rows
+    path.write_text(lines)
     items, offsets = read_interactions(path, IDS)
     assert items.tolist() == [0, 1, 1, 3, 0] and offsets.tolist() == [0, 2, 5]
     zipped = tmp_path / "s.tsv.gz"
@@ -21,11 +22,18 @@ def test_items_by_id_or_by_number(tmp_path):
     assert read_interactions(zipped, IDS)[0].tolist() == items.tolist()
 
 
+def test_where_ids_are_whole_numbers_a_missing_one_is_no_row(tmp_path):
+    (tmp_path / "s.tsv").write_text("u\t10 20 3\n")
+    with pytest.raises(UserError, match="s.tsv:1: item '3' of user 'u' is not in the corpus"):
+        read_interactions(tmp_path / "s.tsv", ["10", "20", "40"])
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         (b"u2 a b", "s.tsv:2: no tab between user and items"),
         (b"u2\ta z", "s.tsv:2: item 'z' of user 'u2' is not in the corpus"),
+        (b"u2\ta 2", "s.tsv:2: item '2' of user 'u2' is not in the corpus"),
         (b"u1\ta", "s.tsv:2: user 'u1' stands at .*s.tsv:1 already"),
         (b"u2\t", "s.tsv:2: user 'u2' has no items"),
         (b"u2\t\xff", "s.tsv:2: bad UTF-8"),
@@ -34,6 +42,18 @@ def test_items_by_id_or_by_number(tmp_path):
 def test_an_unfit_line_is_named(tmp_path, line, message):
     (tmp_path / "s.tsv").write_bytes(b"u1\ta b\n" + line + b"\n")
     with pytest.raises(UserError, match=message):
+        read_interactions(tmp_path / "s.tsv", IDS)
+
+
+def test_ids_among_row_numbers_are_named(tmp_path):
+    (tmp_path / "s.tsv").write_text("u1\t1 2\nu2\t3 a\n")
+    with pytest.raises(UserError, match="s.tsv:2: item 'a' of user 'u2' is no row number, as the first item is"):
+        read_interactions(tmp_path / "s.tsv", IDS)
+
+
+def test_users_of_one_item_alone_say_nothing(tmp_path):
+    (tmp_path / "s.tsv").write_text("u1\ta\nu2\tb\n")
+    with pytest.raises(UserError, match="no user has two items"):
         read_interactions(tmp_path / "s.tsv", IDS)
 
 

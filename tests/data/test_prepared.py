@@ -1,5 +1,6 @@
 """Named data sets: found, built without TensorFlow, or refused at once with what to do."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -125,3 +126,17 @@ assert not {"tensorflow", "torch", "numpy.testing", "flax"} & set(sys.modules), 
 
 def test_imports_stay_light_and_without_tensorflow():
     subprocess.run([sys.executable, "-c", _IMPORTS], check=True)
+
+
+def test_a_prepared_set_that_was_removed_is_made_again(tmp_path, monkeypatch):
+    class Builder(SmallNews):
+        builder_configs = {"only": None}
+
+        def __init__(self, *, config, data_dir, file_format):
+            super().__init__(data_dir=data_dir, file_format=file_format)
+
+    monkeypatch.setattr(sys.modules[__name__], "Own", Builder, raising=False)
+    monkeypatch.setitem(prepared._OWN, "own_news", (__name__, "Own", ()))
+    directory = prepared.prepare("own_news", tmp_path)
+    shutil.rmtree(directory)
+    assert prepared.prepare("own_news", tmp_path) == directory and (directory / "dataset_info.json").exists()

@@ -189,3 +189,17 @@ def test_any_json_values_give_valid_documents_or_drops(tmp_path_factory, records
     for document in documents:
         assert document.text.strip() and document.text.encode() and document.id
         assert all(part.strip() == part and part for part in document.path)
+
+
+def test_links_to_folders_are_followed_and_loops_named(tmp_path):
+    (tmp_path / "texts" / "in").mkdir(parents=True)
+    (tmp_path / "texts" / "into").mkdir()  # a name that begins like another one
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("a")
+    (tmp_path / "texts" / "in" / "link").symlink_to(tmp_path / "other")
+    (tmp_path / "texts" / "into" / "same").symlink_to(tmp_path / "texts" / "in")
+    names = [item.fields["id"] for item in read_rows(tmp_path / "texts", columns=frozenset())]
+    assert names == ["in/link/a.txt", "into/same/link/a.txt"]
+    (tmp_path / "texts" / "in" / "up").symlink_to(tmp_path / "texts")
+    with pytest.raises(UserError, match="in/up: a link to a folder that it stands in"):
+        list(read_rows(tmp_path / "texts", columns=frozenset()))

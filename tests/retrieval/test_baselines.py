@@ -121,3 +121,10 @@ def test_dense_finds_every_document_by_its_own_text():
 def test_a_model_without_weights_is_refused():
     with pytest.raises(UserError, match="tiny: dense retrieval needs pretrained weights"):
         frozen_encoder(DenseConfig("tiny"), console=Console(Mode.QUIET))
+
+
+def test_the_default_encoder_knows_what_is_alike():
+    encode = frozen_encoder(DenseConfig(), console=Console(Mode.QUIET))
+    cat, kitten, tax = encode(["a cat on the mat", "kittens on a carpet", "how to file a tax return"])
+    np.testing.assert_allclose(np.linalg.norm([cat, kitten, tax], axis=1), 1.0, rtol=1e-5)
+    assert cat @ kitten > cat @ tax + 0.2

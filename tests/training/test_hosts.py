@@ -67,7 +67,20 @@ def test_who_cannot_join_fails_in_time(missing):
     """Also the one that the others join, when they do not come."""
     began = time.monotonic()
     group = Group(START, [], count=2, devices=1, missing=(missing,))
-    assert group.wait(60) == [2], group.said()
+    assert group.wait(60) == [3], group.said()
     assert time.monotonic() - began < 30
     said = group.output(0).strip().splitlines()
     assert "not all processes of the run joined within 5 s" in said[-1], group.said()
+
+
+def test_a_launcher_that_sees_a_gpu_is_not_answered_by_the_cpu(monkeypatch):
+    from lmindexer_jax.errors import UserError
+    from lmindexer_jax.training import hosts
+
+    for name in hosts.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LMINDEXER_PLATFORM", "cpu")
+    hosts.start(hosts.HostsConfig())
+    monkeypatch.setenv("LMINDEXER_PLATFORM", "gpu")
+    with pytest.raises(UserError, match=r"has a GPU, but JAX in .* sees a CPU alone: pip install -e '.\[cuda\]'"):
+        hosts.start(hosts.HostsConfig())
