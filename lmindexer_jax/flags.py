@@ -42,7 +42,7 @@ class Flags:
 
     def __init__(self, kind: type, *, example: str):
         self.kind, self.example = kind, example
-        self.values = flags.FlagValues()
+        self.values, self.console = flags.FlagValues(), Mode.AUTO
         what = f"a Python file whose get_config() returns a {kind.__name__}; x.py:tiny shrinks it"
         config_flags.DEFINE_config_file("config", None, what, flag_values=self.values)
         flags.DEFINE_string("workdir", None, "where everything that the run makes is kept", flag_values=self.values)
@@ -57,6 +57,8 @@ class Flags:
         try:
             rest = self.values([argument for argument in arguments if argument not in asked])
             config, workdir = self.values.config, self.values.workdir
+            if hasattr(config, "console"):  # where a file is missed when it is looked at
+                self.console = config.console
         except AttributeError as error:
             if "get_config" not in str(error):
                 raise
@@ -83,4 +85,4 @@ class Flags:
 
     def mode(self) -> Mode:
         """How the console speaks, as far as the flags have been read."""
-        return self.values.config.console if self.values.is_parsed() and self.values.config else Mode.AUTO
+        return self.console
