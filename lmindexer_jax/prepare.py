@@ -230,6 +230,8 @@ def open_model(
     counts[list(tokenizer.special_ids)] = 0
     own_head = config.indexer.reconstructor.head == Head.OWN
     used = np.flatnonzero(counts) if own_head else np.arange(len(counts))
+    if not len(used):
+        raise UserError(f"{preset.tokenizer_dir}: this tokenizer knows no word of the documents; name a language model of their language")
     functions = IndexerFunctions(Indexer(config.indexer, language_model, words=len(used), dtype=dtype, stack=config.language_model.stack))
     params = functions.init(jax.random.key(config.seed))
     params |= pretrained_parts(preset)

@@ -203,6 +203,16 @@ def load(directory: str | os.PathLike, *, corpus_hash: str | None = None, model_
       UserError: no table, a damaged one, another schema, or another corpus or model than asked for.
     """
     path = pathlib.Path(directory) / MANIFEST
+    while True:
+        before = path.read_bytes() if path.is_file() else b""
+        try:
+            return _load(path, corpus_hash=corpus_hash, model_hash=model_hash)
+        except UserError:
+            if not path.is_file() or path.read_bytes() == before:
+                raise  # else another process has replaced the table meanwhile, and removed the old one's file
+
+
+def _load(path: pathlib.Path, *, corpus_hash: str | None, model_hash: str | None) -> IdTable:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a finished run writes it, so let the run finish first")
     try:

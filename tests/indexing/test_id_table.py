@@ -217,3 +217,17 @@ def test_manifest_holds_plain_json(table, tmp_path):
     about = dataclasses.replace(table.manifest, extra={"note": "ü"})
     dataclasses.replace(table, manifest=about).save(tmp_path)
     assert load(tmp_path).manifest.extra == {"note": "ü"}
+
+
+def test_a_table_that_is_replaced_while_it_is_read_is_read_again(table, tmp_path, monkeypatch):
+    table.save(tmp_path)
+    longer, left, unsealed = table.append(["new"], np.array([[0, 0, 0]])), [1], id_table.unsealed
+
+    def replaced(stored):
+        if left:
+            left.pop()
+            longer.save(tmp_path)  # by another process, between this one's reading of the manifest and of the table
+        return unsealed(stored)
+
+    monkeypatch.setattr(id_table, "unsealed", replaced)
+    assert len(load(tmp_path)) == len(longer) and not left
