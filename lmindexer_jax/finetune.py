@@ -36,7 +36,7 @@ from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.models.retriever import Retriever, RetrieverConfig, RetrieverFunctions, adopt
-from lmindexer_jax.prepare import encoded_home, language_model_config, open_tokenizer, read_run
+from lmindexer_jax.prepare import encoded_home, held, language_model_config, open_tokenizer, read_run
 from lmindexer_jax.retrieval import kept, query_pairs, temper
 from lmindexer_jax.retrieval.build import of_table
 from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, finetune
@@ -269,7 +269,7 @@ def main() -> None:
     )
     mesh = MeshConfig(fsdp=flags.fsdp)
     open_finished(flags.workdir)  # or there is nothing to hold
-    with hosts.held(flags.workdir, console=console):
+    with held(flags.workdir, console=console):
         execute(
             flags.workdir,
             queries=judged(flags),

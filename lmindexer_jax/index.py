@@ -41,9 +41,8 @@ from lmindexer_jax.memory import keep_freed
 from lmindexer_jax.models import presets
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions
 from lmindexer_jax.retrieval import kept
-from lmindexer_jax.training import hosts
 from lmindexer_jax.training.checkpoint import load_tree
-from lmindexer_jax.prepare import dropped_text, language_model_config, open_tokenizer, read_run
+from lmindexer_jax.prepare import dropped_text, held, language_model_config, open_tokenizer, read_run
 from lmindexer_jax.typed import from_dict
 
 CHUNK = 8192  # documents whose encoder states are held at a time, and that a kill costs at most
@@ -254,7 +253,7 @@ def main() -> None:
     fields = {"id_field": id_field, "path_field": trained.path_field, "template": flags.template or trained.template}
     corpus_config = CorpusConfig(**source, **fields, cache_dir=flags.cache_dir)
     # Of two calls that add, the second goes on from the table that the first has left.
-    with hosts.held(flags.workdir, console=console) if flags.add and run else contextlib.nullcontext():
+    with held(flags.workdir, console=console) if flags.add and run else contextlib.nullcontext():
         corpus, table = index(flags.workdir, corpus_config, console=console, vectors=flags.vectors)
         id_lines.write(flags.output, table, corpus.ids().to_pylist())
         if flags.add:

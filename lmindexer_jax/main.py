@@ -20,11 +20,12 @@ def main() -> None:
     config, workdir = FLAGS.parse(sys.argv)
     keep_freed()
     # Imported late: a wrong flag is answered at once.
+    from lmindexer_jax.prepare import held
     from lmindexer_jax.run import execute
 
     hosts.start(config.hosts)
     console = hosts.console(config.console)
-    with hosts.held(workdir, console=console):
+    with held(workdir, console=console):
         execute(config, workdir, console=console)
 
 

@@ -1,8 +1,10 @@
 """From settings to a run that can be walked: corpus, tokens, model, caches, stages."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.embeddings import content_hash
 from lmindexer_jax.data.interactions import read_interactions
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from lmindexer_jax.data.cache import cache_root
+from lmindexer_jax.data.cache import cache_root, locked
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing, sealed, unsealed
@@ -266,6 +268,18 @@ def resolve_precision(asked: Precision) -> Precision:
     if asked != Precision.AUTO:
         return asked
     return Precision.BFLOAT16 if gain_of_bfloat16() > WORTH_BFLOAT16 else Precision.FLOAT32
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path, *, console: Console) -> Iterator[None]:
+    """No other command changes what is in a workdir meanwhile: it waits, and says so. Of several processes of one run the
+    first holds it for all."""
+    if not hosts.first():
+        yield
+        return
+    note = f"another process works in {workdir}; waiting until it has ended"
+    with locked(workdir / "workdir", waiting=lambda: console.warn(note)):
+        yield
 
 
 def read_run(workdir: pathlib.Path) -> dict | None:

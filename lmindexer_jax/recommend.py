@@ -13,6 +13,7 @@ import sys
 from lmindexer_jax.console import run_main
 from lmindexer_jax.flags import Flags
 from lmindexer_jax.next_item import RecommendConfig, execute
+from lmindexer_jax.prepare import held
 from lmindexer_jax.training import hosts
 
 FLAGS = Flags(RecommendConfig, example="--config configs/recommend/generative.py --workdir runs/rec")
@@ -23,7 +24,7 @@ def main() -> None:
     config, workdir = FLAGS.parse(sys.argv)
     hosts.start(config.hosts)
     console = hosts.console(config.console)
-    with hosts.held(workdir, console=console):
+    with held(workdir, console=console):
         execute(config, workdir, console=console)
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import math
 import os
-import pathlib
 import sys
 import threading
 import time
@@ -24,7 +23,6 @@ from jax._src.clusters import ClusterEnv  # what `jax.distributed.initialize` lo
 from jax.experimental import multihost_utils
 
 from lmindexer_jax.console import Console, Mode
-from lmindexer_jax.data.cache import locked
 from lmindexer_jax.errors import UserError
 
 EXIT_LOST = 3  # of a process that has lost another one
@@ -139,18 +137,6 @@ def first() -> bool:
 def console(mode: Mode) -> Console:
     """What this process says: of several the first alone speaks."""
     return Console(mode) if first() else Console.silent()
-
-
-@contextlib.contextmanager
-def held(workdir: pathlib.Path, *, console: Console) -> Iterator[None]:
-    """No other command changes what is in a workdir meanwhile: it waits, and says so. Of several processes of one run the
-    first holds it for all."""
-    if not first():
-        yield
-        return
-    note = f"another process works in {workdir}; waiting until it has ended"
-    with locked(workdir / "workdir", waiting=lambda: console.warn(note)):
-        yield
 
 
 def barrier() -> None:
