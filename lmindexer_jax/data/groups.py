@@ -47,11 +47,14 @@ def find_prefixes(prefixes: Int[np.ndarray, "G P"], codes: Int[np.ndarray, "M P"
     """Row of each code sequence among the sorted `prefixes` of the same length, or -1 where it is not there."""
     if codes.shape[1] == 0:
         return np.zeros(codes.shape[0], np.int64)
-    sizes = np.maximum(prefixes.max(0), codes.max(0, initial=0)).astype(np.int64) + 1
-    known = np.ravel_multi_index(tuple(prefixes.T.astype(np.int64)), tuple(sizes))
-    asked = np.ravel_multi_index(tuple(codes.T.astype(np.int64)), tuple(sizes))
+    known, asked = _as_bytes(prefixes), _as_bytes(codes)
     at = np.minimum(np.searchsorted(known, asked), len(known) - 1)
     return np.where(known[at] == asked, at, -1)
+
+
+def _as_bytes(codes: Int[np.ndarray, "M P"]) -> np.ndarray:
+    """Each row as one value of 4 P bytes that sorts as the row does; as one integer, long rows would not fit."""
+    return np.ascontiguousarray(codes, ">u4").view(f"V{4 * codes.shape[1]}")[:, 0]
 
 
 def draw_neighbours(

@@ -64,6 +64,27 @@ def test_find_prefixes():
     assert (prefixes[found[[0, 2]]] == [[1, 3], [0, 2]]).all()
 
 
+@given(codes_strategy, codes_strategy)
+@settings(max_examples=50, deadline=None)
+def test_every_prefix_is_found_and_no_other(codes, others):
+    others = np.resize(others, (len(others), codes.shape[1])).astype(np.int32)
+    prefixes = group_by_prefix(codes).prefixes
+    rows = {tuple(prefix): row for row, prefix in enumerate(prefixes.tolist())}
+    wanted = [rows.get(tuple(each), -1) for each in others.tolist()]
+    assert find_prefixes(prefixes, others).tolist() == wanted
+    assert (prefixes[find_prefixes(prefixes, codes)] == codes).all()
+
+
+def test_prefixes_of_any_length_are_found():
+    """The product of the books' sizes, here 256 ** 12 and 51,200 ** 8, need not fit an integer."""
+    rng = np.random.default_rng(0)
+    for size, length in ((256, 12), (51200, 8)):
+        codes = rng.integers(0, size, (500, length)).astype(np.int32)
+        groups = group_by_prefix(codes)
+        np.testing.assert_array_equal(find_prefixes(groups.prefixes, codes), groups.group)
+        assert (find_prefixes(groups.prefixes, (codes + 1) % size) == -1).all()
+
+
 def test_sizes_count_documents():
     assert group_by_prefix(np.array([[3], [1], [3]], np.int32)).sizes.tolist() == [1, 2]
     with pytest.raises(IndexError):
