@@ -193,9 +193,12 @@ def update_running_mean(
 ) -> tuple[RunningMean, Float[Array, "K D"]]:
     """Move the averages by one batch (van den Oord 2017, appendix A.1); returns them and the new rows.
 
-    A row that nothing is assigned to keeps its place: count and total decay together.
+    A row that nothing is assigned to keeps its place: count and total decay together, until there is almost nothing of them.
     """
     chosen = jax.nn.one_hot(code, mean.count.shape[0])
     count = decay * mean.count + (1 - decay) * chosen.sum(0)
     total = decay * mean.total + (1 - decay) * (chosen.T @ lax.stop_gradient(vectors))
-    return RunningMean(count, total), total / jnp.maximum(count, EPSILON)[:, None]
+    faded = count < EPSILON  # on their way to zero they would run out of digits
+    count = jnp.where(faded, mean.count, count)
+    total = jnp.where(faded[:, None], mean.total, total)
+    return RunningMean(count, total), total / count[:, None]

@@ -153,6 +153,19 @@ def test_running_mean_of_a_codebook():
             np.testing.assert_allclose(rows[k], E[k], rtol=1e-6)
 
 
+def test_a_row_of_a_running_mean_keeps_its_place_however_long_nothing_is_assigned_to_it():
+    start = q.start_running_mean(jnp.asarray(E))
+    code = jnp.zeros(len(H), jnp.int32)
+
+    def idle(mean, _):
+        return q.update_running_mean(mean, H, code, decay=0.99)
+
+    mean, rows = jax.lax.scan(idle, start, length=20_000)
+    np.testing.assert_allclose(rows[:, 1:], np.broadcast_to(E[1:], (20_000, 2, 4)), rtol=1e-3)
+    _, rows = q.update_running_mean(mean, H, jnp.ones_like(code), decay=0.99)
+    np.testing.assert_allclose(rows[1], H.mean(0), rtol=1e-3)
+
+
 def sinkhorn_codes(scores, *, temperature=0.05, iterations=4, mask=None):
     plan = q.sinkhorn(jnp.asarray(scores), temperature=temperature, iterations=iterations, mask=mask)
     return jnp.argmax(plan, axis=1)
