@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 from lmindexer_jax.indexing import balance
 from lmindexer_jax.indexing.balance import distinct_within_groups
@@ -33,6 +34,27 @@ def test_a_group_larger_than_the_book_fills_it_evenly():
     scores = np.random.default_rng(0).normal(size=(23, 5))
     found, _ = distinct_within_groups(scores, np.zeros(23, np.int32), np.zeros(23, np.int32))
     assert np.bincount(found, minlength=5).max() == 5
+
+
+def test_a_group_of_any_size_takes_bounded_memory(monkeypatch):
+    """In parts it still fills the book evenly, and loses little of what the best assignment of the whole has."""
+    rng = np.random.default_rng(0)
+    middles = rng.normal(size=(5, 3))
+    scores = -np.square(middles[rng.integers(0, 3, 403), None] + 0.5 * rng.normal(size=(403, 1, 3)) - middles[None]).sum(-1)
+    codes = np.argmax(scores, axis=1).astype(np.int32)
+    groups = np.where(np.arange(403) < 3, 1, 0)  # all but three in one
+    best, _ = distinct_within_groups(scores, codes, groups)
+    shapes, assign = [], optimize.linear_sum_assignment
+    monkeypatch.setattr(balance, "ASSIGNED_TOGETHER", 64)
+    monkeypatch.setattr(balance, "ROWS_AT_A_TIME", 128)
+    monkeypatch.setattr(optimize, "linear_sum_assignment", lambda cost, **how: shapes.append(cost.shape) or assign(cost, **how))
+    asked = []
+    found, _ = distinct_within_groups(lambda rows: asked.append(len(rows)) or scores[rows], codes, groups)
+    assert max(asked) < 128 + 64 and max(rows * columns for rows, columns in shapes) <= 64**2
+    assert np.bincount(found[groups == 0]).tolist() == [80] * 5 == np.bincount(best[groups == 0]).tolist()
+    assert len(set(found[groups == 1])) == 3
+    reached, possible, even = (scores[np.arange(403), of].mean() for of in (found, best, np.arange(403) % 5))
+    assert reached > possible - 0.1 * (possible - even)
 
 
 def test_scores_may_come_block_by_block(monkeypatch):
