@@ -83,8 +83,11 @@ def nest(leaves: dict[str, Array]) -> Params:
 
 
 def schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 over the first `warmup_share` of the steps, then linear decay to 0 at the last."""
-    warmup = max(1, round(config.warmup_share * steps))
+    """Linear warm-up from 0 over the first `warmup_share` of the steps, then linear decay to 0 at the last.
+
+    A single step has no warm-up: at a rate of 0 it would do nothing.
+    """
+    warmup = max(1, round(config.warmup_share * steps)) if steps > 1 else 0
     return optax.join_schedules(
         [
             optax.linear_schedule(0.0, config.learning_rate, warmup),

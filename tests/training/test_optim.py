@@ -7,6 +7,9 @@ import optax
 import pytest
 
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.indexing.recipe import plan
+from lmindexer_jax.models.reconstructor import ReconstructorKind
+from lmindexer_jax.recipes import ours
 from lmindexer_jax.training import optim
 from lmindexer_jax.training.optim import OptimConfig, make_optimiser, match_rules, merge, schedule, split
 
@@ -55,6 +58,14 @@ def test_split_and_merge_are_inverse():
 def test_schedule_is_a_triangle():
     rate = schedule(OptimConfig(learning_rate=2.0, warmup_share=0.1), steps=100)
     np.testing.assert_allclose([rate(i) for i in (0, 5, 10, 55, 100)], [0, 1, 2, 1, 0], rtol=1e-6)
+
+
+def test_even_the_shortest_stage_learns():
+    rates = [float(schedule(OptimConfig(learning_rate=2.0), steps=1)(i)) for i in (0, 1)]
+    assert rates == [2.0, 0.0]
+    for stage in plan(ours().recipe, positions=3, documents=150, reconstructor=ReconstructorKind.BAG):
+        if stage.kind.trains:
+            assert max(float(schedule(stage.optim, steps=stage.steps)(i)) for i in range(stage.steps)) > 0, stage.name
 
 
 def by_hand(params, gradients, *, factors, config, steps):
