@@ -19,7 +19,7 @@ from lmindexer_jax.models.indexer import IndexerFunctions, Params
 from lmindexer_jax.models.quantiser import EPSILON
 from lmindexer_jax.training.sharding import here
 
-DOCUMENTS = 4096  # whose words are averaged together
+DOCUMENTS = 128  # whose words are averaged together: 200 MB at 512 tokens and D = 768
 
 
 class VectorSource(enum.StrEnum):
