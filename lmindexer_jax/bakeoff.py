@@ -6,6 +6,7 @@ Every indexer is run with every seed, in `<workdir>/<name>-<seed>`, and all are 
 command goes on where a killed bake-off stopped, and only prints the result of a finished one.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -138,7 +139,7 @@ def facts(run: Finished, codes: np.ndarray, known: Evidence, rows: list[Row]) ->
     table = vars(collisions(final)) | {"bow_gain": float(bow_gain(final, known.words)[-1])}
     summary = json.loads((run.workdir / "summary.json").read_text())
     cost = {name: summary[name] for name in SUMMARY_COSTS}
-    plain = [Row(row.codes, row.labels, row.facts, head(row.values), head(row.over_reference)) for row in rows]
+    plain = [dataclasses.replace(row, values=head(row.values), over_reference=head(row.over_reference)) for row in rows]
     return {"cost": cost, "in_table": table, "as_learned": tabulated(plain, codes, sizes, known, 0)}
 
 

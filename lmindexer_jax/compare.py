@@ -22,7 +22,7 @@ from lmindexer_jax.data import trec
 from lmindexer_jax.data.qrels import Qrels
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
-from lmindexer_jax.evaluation.significance import paired_bootstrap
+from lmindexer_jax.evaluation.significance import paired_test
 from lmindexer_jax.files import replacing
 
 COLUMNS = ("metric", "first", "second", "difference", "low", "high", "p_value")
@@ -39,10 +39,11 @@ def compare(
       qrels: judgements as a TREC file.
       systems: of each, the run files of its seeds.
       metrics: a name of `ranking` with a cutoff, as ndcg@10.
-      seed: of the bootstrap over queries.
+      seed: of the random signs of the test over queries.
 
     Returns:
-      `queries`, and `rows` with the keys `system` (its files), and `COLUMNS`.
+      `queries`, and `rows` with the keys `system` (its files), and `COLUMNS`; low and high are None where the queries are
+      too few for an interval. P-values are not corrected for their number.
 
     Raises:
       UserError: fewer than two systems, an unknown metric, or an unreadable file (file and line).
@@ -63,7 +64,7 @@ def compare(
     rows = []
     for runs, second in zip(systems[1:], others, strict=True):
         for metric in metrics:
-            found = paired_bootstrap(first[metric][answerable], second[metric][answerable], seed=seed)
+            found = paired_test(first[metric][answerable], second[metric][answerable], seed=seed)
             row = {"system": [str(run) for run in runs], "metric": metric}
             rows.append(row | {name: getattr(found, name) for name in COLUMNS[1:]})
     return {"queries": int(answerable.sum()), "first": [str(run) for run in systems[0]], "rows": rows}
@@ -96,7 +97,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("qrels", type=pathlib.Path, help="judgements: query 0 document grade")
     parser.add_argument("systems", nargs="+", metavar="system", help="run file, or those of several seeds with commas between")
     parser.add_argument("--metric", action="append", help=f"repeat it for more; default: {', '.join(ranking.USUAL)}")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the test's random signs")
     parser.add_argument("-o", "--output", type=pathlib.Path, help="JSON file to write")
     parser.add_argument("--console", type=Mode, choices=list(Mode), default=Mode.AUTO)
     return parser.parse_args(arguments)
@@ -115,6 +116,8 @@ def main() -> None:
     rows = [(",".join(row["system"]), *(row[name] for name in COLUMNS)) for row in result["rows"]]
     title = f"{','.join(result['first'])} (first) beside others (second): {result['queries']:,} queries"
     console.table(title, ("second system", *COLUMNS), rows)
+    few = "; so few queries give no interval" if any(row["low"] is None for row in result["rows"]) else ""
+    console.note(f"p-values are of the choice of queries, for these runs as they are, and not corrected for their number{few}")
 
 
 def run() -> None:

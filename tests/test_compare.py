@@ -9,7 +9,7 @@ import pytest
 from lmindexer_jax import compare as command
 from lmindexer_jax.compare import compare
 from lmindexer_jax.errors import UserError
-from lmindexer_jax.evaluation.significance import paired_bootstrap
+from lmindexer_jax.evaluation.significance import paired_test
 
 QUERIES = 60
 
@@ -38,7 +38,7 @@ def test_seeds_of_a_system_are_averaged_query_by_query(folder):
     systems = [[folder / "good"], [folder / "bad", folder / "other"]]
     (row,) = compare(folder / "qrels", systems, metrics=["ndcg@10"], seed=3)["rows"]
     place = np.arange(QUERIES) % 5
-    wanted = paired_bootstrap(place < 4, ((place == 0) + 1.0 * (place == 1)) / 2, seed=3)
+    wanted = paired_test(place < 4, ((place == 0) + 1.0 * (place == 1)) / 2, seed=3)
     assert (row["second"], row["low"], row["high"], row["p_value"]) == (wanted.second, wanted.low, wanted.high, wanted.p_value)
 
 
@@ -48,9 +48,21 @@ def test_the_command_shows_and_writes(folder, monkeypatch, capsys):
     flags = ["compare", str(folder / "qrels"), *runs, "--metric", "mrr@5", "-o", str(out), "--console", "json"]
     monkeypatch.setattr(sys, "argv", flags)
     command.main()
-    (shown,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    shown, note = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     (row,) = json.loads(out.read_text())["rows"]
+    assert "not corrected for their number" in note["text"] and "no interval" not in note["text"]
     assert shown["rows"][0]["second system"] == runs[1] and shown["rows"][0]["second"] == row["second"] == pytest.approx(0.2)
+
+
+def test_of_one_query_nothing_is_claimed(folder, monkeypatch, capsys):
+    (folder / "one").write_text("".join(f"q{q} 0 d{q} {int(q == 0)}\n" for q in range(QUERIES)))
+    systems = [str(folder / name) for name in ("one", "other", "good")]
+    flags = [*systems, "--metric", "recall@1", "-o", str(folder / "out.json"), "--console", "json"]
+    monkeypatch.setattr(sys, "argv", ["compare", *flags])
+    command.main()
+    (row,) = json.loads((folder / "out.json").read_text())["rows"]
+    assert row["difference"] == 1 and row["low"] is row["high"] is None and row["p_value"] == 1
+    assert "so few queries give no interval" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

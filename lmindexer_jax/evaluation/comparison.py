@@ -7,9 +7,9 @@ have. Both are estimated and added up, for the difference d between two indexers
     seeds       s^2 / S of either indexer: variance of the measure over its S seeds on the whole corpus
 
 d over the root of their sum is compared with Student's t, at the degrees of freedom of Welch and Satterthwaite (1946):
-few where seeds make most of the variance, many where documents do. `p_documents` leaves the seeds out: it speaks of these
-very tables, as `table.compare_tables` does. With one seed each the two are nearly the same, and both say nothing of seeds.
-P-values are not corrected for their number.
+few where seeds make most of the variance, many where documents do and there are many. `p_documents` leaves the seeds
+out: it speaks of these very tables, as `table.compare_tables` does. With one seed each the two are nearly the same, and
+both say nothing of seeds. P-values are not corrected for their number.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from lmindexer_jax.evaluation.significance import LEVEL, half_sample_difference
+from lmindexer_jax.evaluation.significance import half_sample_difference, half_sample_error, t_interval, t_p_value
 from lmindexer_jax.evaluation.table import Row
 
 
@@ -34,7 +34,7 @@ class Compared:
     spread: float | None  # standard deviation over seeds; None with one
     perplexity: float  # of these codes, mean over seeds: AMI and gain are not comparable without
     difference: float | None  # None of the indexer that others are compared with
-    low: float | None
+    low: float | None  # None, too, where the documents (or users) are too few for an interval
     high: float | None
     p_value: float | None  # of seeds and documents
     p_documents: float | None  # of documents alone
@@ -57,18 +57,18 @@ def compare(cells: dict[str, list[list[Row]]], *, against: str) -> list[Compared
         base = found[against].get(key)
         for name in cells:
             if key in found[name]:
-                values, perplexity = found[name][key]
+                values, perplexity, units = found[name][key]
                 apart = (None,) * 5
                 if name != against and base is not None:
-                    apart = difference(base[0], values)
+                    apart = difference(base[0], values, units=units)
                 whole = values[:, 0]
                 spread = float(whole.std(ddof=1)) if len(whole) > 1 else None
                 out.append(Compared(name, *key, whole.tolist(), float(whole.mean()), spread, perplexity, *apart))
     return out
 
 
-def collect(seeds: list[list[Row]]) -> dict[tuple[str, str, str], tuple[Float[np.ndarray, "S R+1"], float]]:
-    """(codes, labels, measure) to the values of every seed, and the mean perplexity of these codes."""
+def collect(seeds: list[list[Row]]) -> dict[tuple[str, str, str], tuple[Float[np.ndarray, "S R+1"], float, int]]:
+    """(codes, labels, measure) to the values of every seed, the mean perplexity of these codes, and the units measured."""
     rows = [{(row.codes, row.labels): row for row in seed} for seed in seeds]
     out = {}
     for at, first in rows[0].items():
@@ -76,7 +76,7 @@ def collect(seeds: list[list[Row]]) -> dict[tuple[str, str, str], tuple[Float[np
         perplexity = float(np.mean([perplexity_of(row) for row in same]))
         for name in first.named():
             if all(name in row.named() for row in same):
-                out[*at, name] = (np.stack([row.named()[name] for row in same]), perplexity)
+                out[*at, name] = (np.stack([row.named()[name] for row in same]), perplexity, first.units_of(name))
     return out
 
 
@@ -86,24 +86,21 @@ def perplexity_of(row: Row) -> float:
 
 
 def difference(
-    first: Float[np.ndarray, "S R+1"], second: Float[np.ndarray, "Z R+1"]
-) -> tuple[float, float, float, float, float]:
+    first: Float[np.ndarray, "S R+1"], second: Float[np.ndarray, "Z R+1"], *, units: int
+) -> tuple[float, float | None, float | None, float, float]:
     """Second less first, the ends of its interval, and p-values of seeds and documents, and of documents alone.
 
     Args:
       first, second: per seed a measure of the whole corpus, and after it those of R random halves, the same for both.
+      units: documents (or queries, or users) that were halved; of one alone nothing is claimed, however many the seeds.
     """
-    from scipy.stats import t as student
-
     means = first.mean(0), second.mean(0)
-    documents = half_sample_difference(*means)
-    halves = (means[1] - means[0])[1:]
-    parts = [(float(halves.var(ddof=1)), len(halves) - 1)]
+    documents = half_sample_difference(*means, units=units)
+    error, freedom = half_sample_error(means[1] - means[0], units=units)
+    parts = [(error**2, freedom)]
     parts += [(float(each[:, 0].var(ddof=1)) / len(each), len(each) - 1) for each in (first, second) if len(each) > 1]
-    variance, found = sum(part for part, _ in parts), documents.difference
-    if variance < 1e-24:  # nothing varies: equal indexers, or measures that no luck can touch
-        return found, found, found, documents.p_value, documents.p_value
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    away = float(student.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
-    p_value = float(2 * student.sf(abs(found) / variance**0.5, freedom))
-    return found, found - away, found + away, p_value, documents.p_value
+    variance = sum(part for part, _ in parts)
+    if freedom and variance:
+        freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    about = (documents.difference, variance**0.5, freedom)
+    return documents.difference, *t_interval(*about, units=units), t_p_value(*about, units=units), documents.p_value

@@ -71,18 +71,23 @@ class Row:
     facts: dict[str, object]
     values: Values
     over_reference: Values
+    units: dict[str, int]  # by name of the value: documents, queries or users that were halved
 
     def as_dict(self) -> dict:
-        """As JSON has it; intervals where there are halves."""
+        """As JSON has it; intervals where there are halves, and units enough."""
         names = {"codes": self.codes} | ({"labels": self.labels} if self.labels else {})
         row = names | nested(self.facts | {name: float(value[0]) for name, value in self.named().items()})
-        estimates = {name: half_sample_estimate(value) for name, value in self.named().items() if len(value) > 1}
-        intervals = nested({name: [found.low, found.high] for name, found in estimates.items()})
+        estimates = {name: half_sample_estimate(value, units=self.units_of(name)) for name, value in self.named().items()}
+        intervals = nested({name: [found.low, found.high] for name, found in estimates.items() if found.low is not None})
         return row | ({"intervals": intervals} if intervals else {})
 
     def named(self) -> Values:
         """All values; what stands over the reference by the name "over_reference.ami"."""
         return self.values | {f"over_reference.{name}": value for name, value in self.over_reference.items()}
+
+    def units_of(self, name: str) -> int:
+        """Units of a value by its name in `named`."""
+        return self.units[name.removeprefix("over_reference.")]
 
 
 def evaluate_table(
@@ -136,7 +141,7 @@ def compare_tables(
     for row in (row for row in rows[0] if (row.codes, row.labels) in theirs):
         one, two = row.named(), theirs[row.codes, row.labels].named()
         for name in (name for name in one if name in two):
-            found = half_sample_difference(one[name], two[name])
+            found = half_sample_difference(one[name], two[name], units=row.units_of(name))
             about = {"codes": row.codes, "labels": row.labels, "measure": name}
             differences.append(about | dataclasses.asdict(found))
     return {
@@ -182,9 +187,11 @@ def measured(codes: Int[np.ndarray, "N T"], evidence: Evidence, *, replicates: i
         facts: dict[str, object] = {"length": t + 1, "distinct": int(prefix.max(initial=-1)) + 1}
         values: Values = {"perplexity": np.exp(entropy), "entropy": entropy}
         over: Values = {}
-        for more_facts, more_values, more_over in (words[t], _near(prefix, alike[t], evidence, halves), lifted[t]):
+        units = dict.fromkeys(values, len(codes))
+        for more_facts, more_values, more_over, count in (words[t], _near(prefix, alike[t], evidence, halves), lifted[t]):
             facts, values, over = facts | more_facts, values | more_values, over | more_over
-        rows.append(Row(prefix_name(t + 1), "", facts, values, over))
+            units |= dict.fromkeys(more_values, count)
+        rows.append(Row(prefix_name(t + 1), "", facts, values, over, units))
     like = {prefix_name(t + 1): leaf for t, leaf in enumerate(alike)}
     for of, against, found, given in compared(codes, evidence.labels):
         rows.append(_agreed(of, against, found, given, like[of], halves))
@@ -206,13 +213,13 @@ def _agreed(of: str, against: str, found, given, leaf, halves: dict) -> Row:
         "perplexity": perplexity(np.bincount(found)),
         "random_purity": random_purity(found, given),
     }
-    return Row(of, against, facts, values, over)
+    return Row(of, against, facts, values, over, dict.fromkeys(values, len(known)))
 
 
-def _informed(codes, alike, evidence: Evidence, halves: dict) -> list[tuple[dict, Values, Values]]:
+def _informed(codes, alike, evidence: Evidence, halves: dict) -> list[tuple[dict, Values, Values, int]]:
     """Bag-of-words gain per prefix length. The reference's leaves are nested as prefixes are, and back off alike."""
     if evidence.words is None:
-        return [({}, {}, {})] * codes.shape[1]
+        return [({}, {}, {}, 0)] * codes.shape[1]
     chance = random_gain(codes, evidence.words)
 
     def gains(path: Int[np.ndarray, "N T"]) -> list[np.ndarray]:
@@ -229,34 +236,35 @@ def _informed(codes, alike, evidence: Evidence, halves: dict) -> list[tuple[dict
             {"random_bow_gain": float(chance[t])},
             {"bow_gain": own[t]},
             {"bow_gain": own[t] - base[t]} if t < len(base) else {},
+            len(codes),
         )
         for t in range(codes.shape[1])
     ]
 
 
-def _near(prefix, leaf, evidence: Evidence, halves: dict) -> tuple[dict, Values, Values]:
+def _near(prefix, leaf, evidence: Evidence, halves: dict) -> tuple[dict, Values, Values, int]:
     """Agreement with neighbourhoods."""
     if evidence.neighbours is None:
-        return {}, {}, {}
+        return {}, {}, {}, 0
 
-    def values(partition: Int[np.ndarray, " N"]) -> tuple[float, Values]:
+    def values(partition: Int[np.ndarray, " N"]) -> tuple[float, Values, int]:
         found = neighbour_agreement(partition, evidence.neighbours)
-        if not len(found.per_query):
-            return found.chance, {}
         scores = found.per_query
+        if not len(scores):
+            return found.chance, {}, 0
         share = half_sampled(lambda rows: {"share": scores[rows].mean(1)}, len(scores), **halves)["share"]
         corrected = (share - found.chance) / max(1e-12, 1 - found.chance)
-        return found.chance, {"neighbours.share": share, "neighbours.agreement": corrected}
+        return found.chance, {"neighbours.share": share, "neighbours.agreement": corrected}, len(scores)
 
-    chance, own = values(prefix)
+    chance, own, queries = values(prefix)
     base = values(leaf)[1] if leaf is not None else {}
-    return {"neighbours.chance": chance}, own, {name: own[name] - base[name] for name in own if name in base}
+    return {"neighbours.chance": chance}, own, {name: own[name] - base[name] for name in own if name in base}, queries
 
 
-def _lifted(ids, alike, evidence: Evidence, halves: dict) -> list[tuple[dict, Values, Values]]:
+def _lifted(ids, alike, evidence: Evidence, halves: dict) -> list[tuple[dict, Values, Values, int]]:
     """Co-occurrence per prefix length."""
     if evidence.interactions is None:
-        return [({}, {}, {})] * ids.shape[1]
+        return [({}, {}, {}, 0)] * ids.shape[1]
     pairs = consecutive_pairs(*evidence.interactions)
     partitions = [*ids.T, *(leaf for leaf in alike if leaf is not None)]
 
@@ -277,7 +285,7 @@ def _lifted(ids, alike, evidence: Evidence, halves: dict) -> list[tuple[dict, Va
             "co_occurrence.ami": agreement(prefix[pairs.second], prefix[pairs.first]).ami,
             "co_occurrence.pairs": len(pairs.first),
         }
-        out.append((facts, own, over))
+        out.append((facts, own, over, pairs.users))
     return out
 
 

@@ -98,7 +98,7 @@ def test_intervals_of_ami_cover_the_truth():
     for seed in range(200):
         found, given = corpus(seed)
         values = half_sampled(lambda rows: {"ami": contingency_measures(found, given, rows)["ami"]}, 400, replicates=100, seed=seed)
-        estimate = half_sample_estimate(values["ami"], level=0.9)
+        estimate = half_sample_estimate(values["ami"], units=400, level=0.9)
         covered += estimate.low <= truth <= estimate.high
     assert 165 <= covered <= 194  # 180 are expected; three standard deviations
 

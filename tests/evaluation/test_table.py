@@ -11,7 +11,7 @@ from lmindexer_jax.evaluation.agreement import agreement, random_purity
 from lmindexer_jax.evaluation.bow import bags, bow_gain
 from lmindexer_jax.evaluation.id_quality import collisions, usage
 from lmindexer_jax.evaluation.lift import co_occurrence
-from lmindexer_jax.evaluation.table import Evidence, compare_tables, evaluate_table
+from lmindexer_jax.evaluation.table import Evidence, compare_tables, evaluate_table, measured
 
 RNG = np.random.default_rng(0)
 DOCUMENTS = 700
@@ -129,6 +129,19 @@ def test_without_evidence_there_are_still_the_codes():
     found = evaluate_table(GOOD, SIZES, Evidence())
     assert found["agreement"] == [] and "intervals" not in found["prefixes"][0]
     assert set(found["prefixes"][0]) == {"codes", "length", "distinct", "perplexity", "entropy"}
+
+
+def test_units_are_documents_those_with_a_label_queries_or_users():
+    rows = {(row.codes, row.labels): row for row in measured(GOOD, EVIDENCE, replicates=2, seed=0)}
+    first, second = rows["c1", ""], rows["c1..c2", "depth 2"]
+    assert first.units_of("bow_gain") == first.units_of("over_reference.bow_gain") == first.units_of("entropy") == DOCUMENTS
+    assert first.units_of("neighbours.agreement") == DOCUMENTS and first.units_of("co_occurrence.lift") == 400
+    assert second.units_of("ami") == second.facts["documents"] < DOCUMENTS
+
+
+def test_five_documents_give_no_interval():
+    few = evaluate_table(GOOD[:5], SIZES, Evidence(labels=[np.arange(5) % 2]), replicates=20)
+    assert not any("intervals" in each for each in few["prefixes"] + few["agreement"])
 
 
 def test_purity_of_chance_is_what_dealt_labels_reach():
