@@ -99,14 +99,15 @@ def reconstruction_scores(
     bag = functions.module.config.reconstructor.kind == ReconstructorKind.BAG
     length = int(-(-inputs.store.lengths.max() // 8) * 8)
     vectors_of, predict = compiled(functions, position, quantised, similarity, hidden)
-    parts = [np.resize(indices[i : i + BATCH], BATCH) for i in range(0, len(indices), BATCH)]
+    starts = range(0, len(indices), BATCH)
+    # The last is filled up with repeats, which count nowhere.
+    parts = [np.resize(indices[i : i + BATCH], BATCH) for i in starts]
     all_rows = [inputs.rows(part, position=position, length=length) for part in parts]
     found = [jax.device_get(vectors_of(params, rows)) for rows in all_rows]
     vectors = [vector for vector, _ in found]
     codes = np.concatenate([code for _, code in found])[: len(indices), None] if quantised else None
-    flat = np.concatenate(vectors)
-    moved = flat[np.random.default_rng(seed).permutation(len(flat))]
-    shuffled = np.split(moved, len(parts))
+    moved = np.concatenate(vectors)[np.random.default_rng(seed).permutation(len(indices))]
+    shuffled = [np.resize(moved[i : i + BATCH], vectors[0].shape) for i in starts]
     vocabulary = functions.module.words or functions.module.language_model.vocab_size
     scores = {}
     for name, given in (("true", vectors), ("shuffled", shuffled)):
@@ -114,7 +115,8 @@ def reconstruction_scores(
         for number, (vector, rows) in enumerate(zip(given, all_rows)):
             key = jax.random.fold_in(jax.random.key(seed), number)
             predicted, logs = (np.asarray(x) for x in predict(params, vector, rows, key))
-            words, labelled = rows["words"], rows["labelled"]
+            counted = np.arange(BATCH) < len(indices) - number * BATCH
+            words, labelled = rows["words"], rows["labelled"] & counted[:, None]
             if bag:
                 # As many guesses as the document has different words: precision and recall are then the same number.
                 wanted = [np.unique(row[real]) for row, real in zip(words, labelled)]
