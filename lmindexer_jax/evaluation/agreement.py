@@ -64,9 +64,14 @@ def full_path(labels: list[Int[np.ndarray, " N"]]) -> Int[np.ndarray, " N"]:
     return whole
 
 
+def informative_depths(labels: list[Int[np.ndarray, " N"]]) -> list[int]:
+    """Numbers, from 1, of the depths that tell documents apart: one with a single label (a shared root) says nothing."""
+    return [number for number, depth in enumerate(labels, start=1) if len(np.unique(depth[depth >= 0])) > 1]
+
+
 def informative(labels: list[Int[np.ndarray, " N"]]) -> list[Int[np.ndarray, " N"]]:
-    """The depths that tell documents apart: one with a single label (a shared root) says nothing."""
-    return [depth for depth in labels if len(np.unique(depth[depth >= 0])) > 1]
+    """The labels of these depths alone."""
+    return [labels[number - 1] for number in informative_depths(labels)]
 
 
 def compared(
@@ -75,21 +80,22 @@ def compared(
     """What is set against what: (name of the codes, name of the labels, partition, labels).
 
     The first code against the whole path (the paper's definition), the first code against each informative depth, and
-    the first t codes against the t-th of these.
+    the first t codes against the t-th of these. A depth is named by its own number: where all paths share their root, the
+    first one is "depth 2".
 
     Args:
       codes: of the documents.
       labels: for depth 1, 2, ... the label of each document's path down to there, -1 where its path is shorter.
     """
-    labels = informative(labels)
-    if not labels:
+    depths = informative_depths(labels)
+    if not depths:
         return
     ids = prefix_ids(codes)
     yield "c1", "path", ids[:, 0], full_path(labels)
-    for number, depth in enumerate(labels, start=1):
-        yield "c1", f"depth {number}", ids[:, 0], depth
-    for t in range(2, min(codes.shape[1], len(labels)) + 1):
-        yield prefix_name(t), f"depth {t}", ids[:, t - 1], labels[t - 1]
+    for depth in depths:
+        yield "c1", f"depth {depth}", ids[:, 0], labels[depth - 1]
+    for t, depth in list(enumerate(depths, start=1))[1 : codes.shape[1]]:
+        yield prefix_name(t), f"depth {depth}", ids[:, t - 1], labels[depth - 1]
 
 
 def prefix_name(length: int) -> str:

@@ -3,8 +3,8 @@
 Codes come as a plain array, so a table of any origin will do. What is asked depends on the evidence that there is:
 
     always          use of the codes (usage, perplexity, entropy, Gini; within prefix groups too), collisions, repetition
-    labels          AMI, NMI, V-measure and purity, of the first code with the whole path and with every depth, and of
-                    the first t codes with depth t
+    labels          AMI, NMI, V-measure and purity, of the first code with the whole path and with every depth that tells
+                    documents apart, and of the first t codes with the t-th of these
     words           held-out bag-of-words gain of every prefix
     texts           do nearest neighbours share prefixes of length 1, 2, ..., T
     interactions    do consecutive items of a user share prefixes of length 1, 2, ..., T

@@ -49,12 +49,26 @@ def test_by_depth_compares_prefix_with_depth():
     codes = np.stack([LABELS, RNG.integers(0, 3, 2000)], 1)
     root, deep = np.zeros(2000, np.int64), LABELS * 3 + codes[:, 1]
     rows = {(of, against): agreement(found, given) for of, against, found, given in compared(codes, [root, LABELS, deep])}
-    # The root that all share is no level of its own.
-    assert set(rows) == {("c1", "path"), ("c1", "depth 1"), ("c1", "depth 2"), ("c1..c2", "depth 2")}
-    assert rows["c1", "depth 1"].ami == pytest.approx(1, abs=1e-12)
-    assert rows["c1..c2", "depth 2"].ami == pytest.approx(1, abs=1e-12)
-    assert rows["c1", "path"].ami == rows["c1", "depth 2"].ami
+    # The root that all share is compared with nothing, but it is depth 1.
+    assert set(rows) == {("c1", "path"), ("c1", "depth 2"), ("c1", "depth 3"), ("c1..c2", "depth 3")}
+    assert rows["c1", "depth 2"].ami == pytest.approx(1, abs=1e-12)
+    assert rows["c1..c2", "depth 3"].ami == pytest.approx(1, abs=1e-12)
+    assert rows["c1", "path"].ami == rows["c1", "depth 3"].ami
     assert rows["c1", "path"].ami == pytest.approx(adjusted_mutual_info_score(deep, LABELS), abs=1e-11)
+
+
+def test_depths_that_say_nothing_leave_the_others_their_numbers():
+    same = np.zeros(2000, np.int64)
+    codes = np.stack([LABELS, RNG.integers(0, 3, 2000), RNG.integers(0, 3, 2000)], 1)
+    names = [(of, against) for of, against, _, _ in compared(codes, [LABELS, same, NOISY, same, LABELS * 12 + NOISY])]
+    assert names[1:] == [("c1", f"depth {depth}") for depth in (1, 3, 5)] + [("c1..c2", "depth 3"), ("c1..c3", "depth 5")]
+
+
+def test_documents_at_the_root_have_a_path():
+    root, below = np.zeros(2000, np.int64), np.where(np.arange(2000) % 4 == 0, -1, LABELS)
+    given = {against: labels for _, against, _, labels in compared(LABELS[:, None], [root, below])}
+    assert (given["path"] >= 0).all() and len(np.unique(given["path"])) == 13
+    assert (given["depth 2"] >= 0).mean() == 0.75
 
 
 def test_labels_that_never_differ_give_no_rows():
