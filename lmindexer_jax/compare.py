@@ -8,7 +8,6 @@ compared is these seeds, on other queries. The first system is compared with eac
 """
 
 import argparse
-import json
 import pathlib
 import re
 import sys
@@ -17,13 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from lmindexer_jax import output
 from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data import trec
 from lmindexer_jax.data.qrels import Qrels
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.evaluation.significance import paired_test
-from lmindexer_jax.files import replacing
 
 COLUMNS = ("metric", "first", "second", "difference", "low", "high", "p_value")
 
@@ -39,15 +38,17 @@ def compare(
       qrels: judgements as a TREC file.
       systems: of each, the run files of its seeds.
       metrics: a name of `ranking` with a cutoff, as ndcg@10.
-      seed: of the random signs of the test over queries.
+      seed: of the random signs of the test over queries; 0 or more.
 
     Returns:
       `queries`, and `rows` with the keys `system` (its files), and `COLUMNS`; low and high are None where the queries are
       too few for an interval. P-values are not corrected for their number.
 
     Raises:
-      UserError: fewer than two systems, an unknown metric, or an unreadable file (file and line).
+      UserError: fewer than two systems, an unknown metric, a negative seed, or an unreadable file (file and line).
     """
+    if seed < 0:
+        raise UserError(f"--seed {seed}: give 0 or more")
     if len(systems) < 2:
         raise UserError("give at least two systems to compare")
     known = ranking.METRICS
@@ -107,12 +108,11 @@ def main() -> None:
     """Read, compare, show."""
     flags = parse(sys.argv[1:])
     console = Console(flags.console)
+    output.check(flags.output)
     systems = [[pathlib.Path(run) for run in system.split(",")] for system in flags.systems]
     result = compare(flags.qrels, systems, metrics=flags.metric or ranking.USUAL, seed=flags.seed)
     if flags.output:
-        flags.output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(flags.output) as path:
-            path.write_text(json.dumps(result, indent=1))
+        output.write(flags.output, result)
     rows = [(",".join(row["system"]), *(row[name] for name in COLUMNS)) for row in result["rows"]]
     title = f"{','.join(result['first'])} (first) beside others (second): {result['queries']:,} queries"
     console.table(title, ("second system", *COLUMNS), rows)

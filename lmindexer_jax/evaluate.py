@@ -6,13 +6,13 @@
 """
 
 import argparse
-import json
 import pathlib
 import sys
 
 import numpy as np
 from jaxtyping import Int
 
+from lmindexer_jax import output
 from lmindexer_jax.conclude import evidence_of
 from lmindexer_jax.console import Console, Mode, run_main
 from lmindexer_jax.data.cache import cache_root
@@ -20,7 +20,6 @@ from lmindexer_jax.data.tokens import open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation.bow import bags
 from lmindexer_jax.evaluation.table import Evidence, compare_tables, evaluate_table
-from lmindexer_jax.files import replacing
 from lmindexer_jax.finished import Finished, open_finished
 from lmindexer_jax.indexing import id_lines
 from lmindexer_jax.indexing.inputs import Inputs
@@ -65,12 +64,15 @@ def evaluate(
         measured alike.
       interactions: file of users' items; default: the one that the run was given.
       replicates: random halves for intervals and p-values.
-      seed: of the halves.
+      seed: of the halves; 0 or more.
       console: says what is going on.
 
     Raises:
-      UserError: a run is not finished, its corpus has changed, the two runs have different ones, or the file is no file of IDs.
+      UserError: a run is not finished, its corpus has changed, the two runs have different ones, the file is no file of IDs, or
+        the seed is negative.
     """
+    if seed < 0:
+        raise UserError(f"--seed {seed}: give 0 or more")
     run = open_finished(workdir)
     names = run.corpus().ids().to_pylist()
     tables = [coded(run, len(names))]
@@ -175,6 +177,7 @@ def main() -> None:
     """Parse, measure, show, write."""
     flags = parse(sys.argv[1:])
     console = Console(flags.console)
+    output.check(flags.output)
     found = evaluate(
         flags.workdir,
         flags.against,
@@ -188,10 +191,8 @@ def main() -> None:
     else:
         show_differences(found, console=console)
     if flags.output:
-        flags.output.parent.mkdir(parents=True, exist_ok=True)
         about = {"workdir": str(flags.workdir)} | ({"against": str(flags.against)} if flags.against else {})
-        with replacing(flags.output) as path:
-            path.write_text(json.dumps(about | found, indent=1))
+        output.write(flags.output, about | found)
         console.success(f"measures in {flags.output}")
 
 

@@ -66,6 +66,24 @@ def test_of_one_query_nothing_is_claimed(folder, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    ("flags", "wrong"),
+    [
+        (["--seed", "-1"], "--seed -1: give 0 or more"),
+        (["-o", "."], ".: a folder; give a file by -o"),
+        (["-o", "good/out.json"], "good is no folder to write to"),
+        (["-o", "good/new/out.json"], "good is no folder to write to"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_before_the_work(flags, wrong, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["compare", "qrels", "good", "bad", *flags])
+    with pytest.raises(SystemExit) as end:
+        command.run()
+    said = capsys.readouterr()
+    assert end.value.code == 2 and said.out == "" and said.err.count("\n") == 1 and wrong in said.err
+
+
+@pytest.mark.parametrize(
     ("systems", "metrics", "message"),
     [
         (["good"], ["recall@1"], "at least two systems"),

@@ -89,6 +89,17 @@ def test_a_workdir_without_a_table_is_one_line(home, monkeypatch, capsys):
     assert code == 2 and "at least 2" in error
 
 
+def test_a_wrong_seed_or_output_is_one_line_before_the_work(home, monkeypatch, capsys):
+    (home / "file").touch()
+    for flag, value, words in (
+        ("--seed", -1, "--seed -1: give 0 or more"),
+        ("-o", home, "a folder; give a file by -o"),
+        ("-o", home / "file" / "new" / "out.json", "file is no folder to write to"),
+    ):
+        code, said, error = call(monkeypatch, capsys, "--workdir", home / "good", flag, value)
+        assert code == 2 and said == "" and error.count("\n") == 1 and words in error
+
+
 def test_a_changed_corpus_is_refused(home, tmp_path):
     path = runs.write_corpus(tmp_path / "corpus.jsonl", documents=40)
     finish(tmp_path / "run", path, tmp_path / "cache")

@@ -16,7 +16,7 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 FLOORS = {
     "__init__": 0, "errors": 0,
     "console": 1, "files": 1, "memory": 1, "typed": 1,
-    "flags": 2, "data": 2, "models": 2, "training": 2,
+    "flags": 2, "output": 2, "data": 2, "models": 2, "training": 2,
     "indexing": 3,
     "evaluation": 4, "retrieval": 4,
     "config": 5,
