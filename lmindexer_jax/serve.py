@@ -24,6 +24,7 @@ from lmindexer_jax.serving.app import K, Limits, make_app
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 WARM = 20  # searches whose median is told
 CONNECTIONS = 500  # open at a time
+WAITING = 128  # that wait while there is no time for them yet
 GRACE = 5  # seconds that answers under way get at the end
 
 
@@ -40,19 +41,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to an address; connections wait in it until they are served.
+    """A socket that listens on an address from now on: what connects waits in it until it is served, and no other server
+    can take the address while this one still loads.
 
     Raises:
       UserError: the port is in use or not allowed, or there is no such address.
     """
+    if not host:
+        raise UserError("--host is empty; give an address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's")
     if not 0 <= port < 1 << 16:
         raise UserError(f"port {port}: a port goes from 0 to {(1 << 16) - 1}")
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((host, port))
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, port))
+            bound.listen(WAITING)
+        except OSError:
+            bound.close()
+            raise
     except OSError as error:
-        bound.close()
         raise UserError(f"{host}:{port} cannot be listened on ({error.strerror or error}); give another by --port or --host") from None
     return bound
 
@@ -107,7 +115,6 @@ def main() -> None:
 
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn's own handlers call these again at the end
             signal.signal(number, stop)
-        bound.listen(128)
         address = f"[{flags.host}]" if ":" in flags.host else flags.host
         console.success(f"ready: http://{address}:{bound.getsockname()[1]} (a search takes {latency:.1f} ms; Ctrl-C ends it)")
         server.run(sockets=[bound])

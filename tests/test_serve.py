@@ -1,8 +1,10 @@
 """The command that serves: its refusals and its end; (slow) under load, and what a browser makes of the page."""
 
 import concurrent.futures
+import errno
 import http.client
 import json
+import os
 import pathlib
 import re
 import signal
@@ -87,8 +89,29 @@ def test_a_bad_workdir_and_a_port_in_use_are_one_line(workdir, tmp_path, monkeyp
     assert "cannot be listened on" in ends("--workdir", workdir, "--host", "no.such.host.invalid")
     assert "a port goes from 0 to 65535" in ends("--workdir", workdir, "--port", 65536)
     assert "--running of at least 1" in ends("--workdir", workdir, "--running", 0)
+    assert "--host is empty" in ends("--workdir", workdir, "--host", "")
     with pytest.raises(UserError, match="cannot be listened on"):
         serve.listen("203.0.113.1", 0)
+
+
+def test_an_address_is_taken_before_anything_is_loaded():
+    with serve.listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port} cannot be listened on \(Address already in use\)"):
+            serve.listen("127.0.0.1", port)
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as early:
+            early.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with first.accept()[0] as connection:
+                assert connection.recv(3) == b"GET", "what came early was kept"
+
+
+def test_a_host_without_ipv6_is_one_line(monkeypatch):
+    def none_here(*_):
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(serve.socket, "socket", none_here)
+    with pytest.raises(UserError, match=r"::1:0 cannot be listened on \(Address family not supported by protocol\)"):
+        serve.listen("::1", 0)
 
 
 @pytest.mark.slow
