@@ -20,6 +20,7 @@ from lmindexer_jax.evaluation.gloss import Gloss
 from lmindexer_jax.retrieval.searcher import Searcher
 from lmindexer_jax.serving.answers import Answers
 from lmindexer_jax.serving.app import K, Limits, make_app
+from lmindexer_jax.serving.connection import Connection
 
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 WARM = 20  # searches whose median is told
@@ -105,7 +106,7 @@ def main() -> None:
         limits = Limits(running=flags.running, waiting=flags.waiting)
         app = make_app(answers, limits=limits, hosts=LOCAL if flags.host in LOCAL else ("*",))
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
+            app, http=Connection, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
             limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE,
         )  # fmt: skip
         server = uvicorn.Server(config)

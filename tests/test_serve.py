@@ -127,6 +127,13 @@ def test_a_signal_ends_it_cleanly(workdir, number):
 
 
 @pytest.mark.slow
+def test_a_connection_that_asks_nothing_is_closed(served):
+    with socket.create_connection(("127.0.0.1", served.port)) as silent:
+        silent.settimeout(60)
+        assert silent.recv(1) == b""
+
+
+@pytest.mark.slow
 def test_under_load_answers_stay_right_and_memory_bounded(workdir, served):
     (said,) = [line for line in served.said if "ready" in line]
     assert "(a search takes 0.0 ms" not in said
