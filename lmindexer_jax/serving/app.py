@@ -4,7 +4,9 @@
     GET /api/about                            what is searched
     GET /api/search?q=...&k=10                documents and beams; category=A > B and diverse=1 may be added
 
-A refusal is `{"error": "one line"}` with its status: 400 for a parameter, 413 for a body, 503 when too many are waiting.
+A refusal is `{"error": "one line"}` with its status: 400 for a parameter or a name that is not the server's, 413 for a body,
+500 for what went wrong here, 503 when too many are waiting. What never comes so far, uvicorn refuses in plain text: what is no
+HTTP (400), and more connections than there may be (503).
 """
 
 import base64
@@ -20,8 +22,6 @@ import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -33,6 +33,7 @@ from lmindexer_jax.serving.answers import Answers
 PAGE = pathlib.Path(__file__).with_name("page.html")
 K = 10  # documents, if no number is asked for
 SWITCH = {"0": False, "1": True}
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:]+)(:[0-9]*)?")  # a name or an address, and a port
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +113,8 @@ def make_app(answers: Answers, *, limits: Limits = Limits(), hosts: Sequence[str
     Args:
       answers: what is asked.
       limits: see there.
-      hosts: names under which it may be called, as the browser's Host header has them; another page's script that
-        reaches a local address under its own name is turned away.
+      hosts: names under which it may be called, as the browser's Host header has them, in lower case, or "*" for any;
+        another page's script that reaches a local address under its own name is turned away.
     """
     page = PAGE.read_text(encoding="utf-8")
     about = answers.about() | {"limits": dataclasses.asdict(limits)}
@@ -134,13 +135,9 @@ def make_app(answers: Answers, *, limits: Limits = Limits(), hosts: Sequence[str
         return _json(await gate.run(work))
 
     routes = [Route("/", show), Route("/api/about", tell), Route("/api/search", search)]
-    app = Starlette(
-        routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
-        exception_handlers={UserError: _refused, HTTPException: _refused},
-    )
+    app = Starlette(routes=routes, exception_handlers={UserError: _refused, HTTPException: _refused, Exception: _failed})
     app.router.redirect_slashes = False
-    return _guarded(app, _headers(page))
+    return _guarded(app, _headers(page), hosts)
 
 
 def _json(content: dict, status: int = 200, headers: dict | None = None) -> Response:
@@ -152,6 +149,10 @@ def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return _json({"error": error.detail}, error.status_code, error.headers)
     return _json({"error": " ".join(str(error).split())}, 400)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    return _json({"error": "the search failed; the server's log says why"}, 500)
 
 
 def _headers(page: str) -> dict[str, str]:
@@ -180,8 +181,8 @@ def _headers(page: str) -> dict[str, str]:
     }
 
 
-def _guarded(app: ASGIApp, headers: dict[str, str]) -> ASGIApp:
-    """The application with these headers on whatever it answers, and deaf to bodies."""
+def _guarded(app: ASGIApp, headers: dict[str, str], hosts: Sequence[str]) -> ASGIApp:
+    """The application with these headers on whatever it answers, under these names alone, and deaf to bodies."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -189,11 +190,19 @@ def _guarded(app: ASGIApp, headers: dict[str, str]) -> ASGIApp:
                 MutableHeaders(scope=message).update(headers)
             await send(message)
 
+        answer = app
         if scope["type"] == "http":
             asked = Headers(scope=scope)
             if asked.get("content-length", "0") != "0" or "transfer-encoding" in asked:
-                await _json({"error": "no body is read here; ask by GET"}, 413)(scope, receive, send_with_headers)
-                return
-        await app(scope, receive, send_with_headers)
+                answer = _json({"error": "no body is read here; ask by GET"}, 413)
+            elif not _called(asked.get("host", ""), hosts):
+                answer = _json({"error": f"this server is not called {asked.get('host', '')[:100]!r}"}, 400)
+        await answer(scope, receive, send_with_headers)
 
     return guarded
+
+
+def _called(host: str, hosts: Sequence[str]) -> bool:
+    """Whether a Host header has one of these names, with whatever port."""
+    name = HOST.fullmatch(host.lower())
+    return "*" in hosts or name is not None and name[1] in hosts

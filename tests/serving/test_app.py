@@ -109,7 +109,32 @@ def test_headers_are_on_everything_and_name_the_pages_own_script(client):
         assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and policy.count("'sha256-") == 2
-    assert answers[-1].status_code == 400, "a page under another name cannot read the documents"
+    refused(answers[-1], 400, "this server is not called 'evil.example'")
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST:8000", "[::1]", "[::1]:8000"])
+def test_names_of_this_machine_are_answered(answers, name):
+    client = TestClient(make_app(answers, hosts=("localhost", "[::1]")))
+    assert client.get("/api/about", headers={"host": name}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example", "localhost@evil.example", "localhost:80@evil", "::1", ":8000", ""])
+def test_other_names_are_refused(answers, name):
+    """Else a page under another name could read the documents."""
+    client = TestClient(make_app(answers, hosts=("localhost", "[::1]")))
+    refused(client.get("/api/about", headers={"host": name}), 400, "this server is not called")
+
+
+def test_a_fault_of_the_server_is_one_line_and_goes_on_to_the_log(answers, client, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(answers, "search", broken)
+    with pytest.raises(RuntimeError, match="secret"):
+        client.get("/api/search?q=a")
+    quiet = TestClient(make_app(answers), raise_server_exceptions=False).get("/api/search?q=a")
+    refused(quiet, 500, "the search failed; the server's log says why")
+    assert "secret" not in quiet.text and quiet.headers["cache-control"] == "no-store"
 
 
 def test_too_many_at_a_time_are_refused_with_one_line(answers, monkeypatch):

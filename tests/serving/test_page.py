@@ -1,0 +1,75 @@
+"""(slow) What a browser makes of the page, from answers that are made up."""
+
+import browser
+import pytest
+import server
+
+from lmindexer_jax.errors import UserError
+from lmindexer_jax.serving.app import make_app
+
+pytestmark = pytest.mark.slow
+
+
+def beam(prefix: str, probability: float, **more) -> dict:
+    return {"prefix": prefix, "log_prob": -1.0, "probability": probability, "given": 0.5, "documents": 2, "words": [], "categories": []} | more
+
+
+def hit(prefix: str, **more) -> dict:
+    parts = prefix.split("-")
+    return {
+        "rank": 1, "document": "d1", "full_id": prefix + "-0", "log_prob": -1.0, "probability": 0.3, "similarity": None, "text": "",
+        "path": [], "prefixes": ["-".join(parts[: t + 1]) for t in range(len(parts))],
+    } | more  # fmt: skip
+
+
+class Made:
+    """In the place of `Answers`: whatever is asked, `hits` and `positions`."""
+
+    def __init__(self):
+        self.hits = [hit("0-1")]
+        self.positions = [
+            {"position": 1, "codes": 4, "kept": 1.0, "beams": [beam("0", 0.6), beam("2", 0.4)]},
+            {"position": 2, "codes": 4, "kept": 0.8, "beams": [beam("0-1", 0.3), beam("0-3", 0.2)]},
+        ]
+
+    def about(self) -> dict:
+        return {"title": "made", "documents": 3, "codes": [4, 4], "categories": True, "texts": True, "examples": [], "version": "0"}
+
+    def search(self, query: str, **asked) -> dict:
+        if query == "none":
+            raise UserError("nothing is called so")
+        return {"query": query, "k": 10, "milliseconds": 1.0, "hits": self.hits, "positions": self.positions}
+
+
+@pytest.fixture(scope="module")
+def port():
+    with server.serving(make_app(Made(), hosts=("127.0.0.1",))) as port:
+        yield port
+
+
+@pytest.fixture(params=[False, True], ids=["light", "dark"], scope="module")
+def page(port, request, tmp_path_factory):
+    with browser.Browser(tmp_path_factory.mktemp("page"), width=1280, dark=request.param) as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.until("document.body && document.body.dataset.ready === 'start'")
+        yield page
+
+
+def search(page, query: str) -> None:
+    page.do(f"$('q').value = {query!r}; go()")
+    page.until("document.body.dataset.ready === 'answer'")
+
+
+def test_a_refusal_is_told_whoever_refuses(page):
+    search(page, "none")
+    status = "document.getElementById('status').textContent"
+    assert page.do(status) == "nothing is called so"
+    page.do("window.kept = window.fetch; window.fetch = async () => new Response('Service Unavailable', { status: 503 })")
+    search(page, "some")
+    assert page.do(status) == "The server refused with status 503. Ask again in a moment."
+    page.do("window.fetch = async () => { throw new TypeError('Failed to fetch'); }")
+    search(page, "more")
+    assert page.do(status) == "The server does not answer. Is it still running?"
+    page.do("window.fetch = window.kept")
+    search(page, "again")
+    assert page.do(status) == "1 document in 1.0 ms"
