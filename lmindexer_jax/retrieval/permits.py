@@ -4,8 +4,10 @@ Both prune the trie from its leaves: a node is open while a document below it ma
 walks into a dead end. Probabilities do not change; only what is returned does.
 """
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
@@ -58,7 +60,7 @@ class Closed(NamedTuple):
     """What each query may not enter any more.
 
     Attributes:
-      nodes: for each depth 0..T, nodes of which nothing is left; -1 for none.
+      nodes: for each depth 0..T, nodes of which nothing is left, each once and in ascending order, with -1 in between for none.
       documents: rows of the table, -1 for none.
     """
 
@@ -73,24 +75,30 @@ def close(trie: Trie, seen: Int[Array, "B S"], *, permits: Permits | None = None
       seen: rows of the table, in any order and perhaps twice; -1 for none.
       permits: the subset that is searched; a node is closed when all of the subset below it is seen.
     """
-    equal = seen[:, :, None] == seen[:, None, :]
-    earlier = jnp.tril(jnp.ones(equal.shape[1:], bool), -1)[None]
-    counts = (seen >= 0) & ~jnp.any(equal & earlier, axis=-1)  # each document once
-    safe = jnp.maximum(seen, 0)
+    # In the order of their leaves, and so of their nodes at every depth: those of one node are neighbours.
+    leaves = jnp.where(seen < 0, trie.nodes[-1], trie.leaf[jnp.maximum(seen, 0)])
+    nodes, rows = jax.lax.sort((leaves, seen), num_keys=2)
+    counts = (rows >= 0) & (rows != _before(rows))  # each document once
     if permits is not None:
         # A document's own permission, found by its place among the documents of its leaf.
-        low, _ = spans(trie, trie.length, trie.leaf[safe])
+        low, _ = spans(trie, trie.length, nodes)
         places = low[..., None] + jnp.arange(trie.sharing, dtype=low.dtype)[None, None]
         places = jnp.minimum(places, len(trie.documents) - 1)
-        counts &= jnp.any((trie.documents[places] == safe[..., None]) & permits.documents[places], axis=-1)
-    nodes, closed = trie.leaf[safe], []
+        counts &= jnp.any((trie.documents[places] == rows[..., None]) & permits.documents[places], axis=-1)
+    counted, closed = jax.vmap(_counted)(counts), []
     for depth in range(trie.length, -1, -1):
         low, high = spans(trie, depth, nodes)
         left = high - low if permits is None else permits.before[high] - permits.before[low]
-        together = (nodes[:, :, None] == nodes[:, None, :]) & counts[:, None, :]
-        closed.insert(0, jnp.where(counts & (together.sum(-1) >= left), nodes, -1))
+        begin, end = (jax.vmap(functools.partial(jnp.searchsorted, side=side))(nodes, nodes) for side in ("left", "right"))
+        gone = jnp.take_along_axis(counted, end, axis=1) - jnp.take_along_axis(counted, begin, axis=1)
+        closed.insert(0, jnp.where((nodes != _before(nodes)) & (gone >= jnp.maximum(left, 1)), nodes, -1))
         nodes = parents(trie, depth, nodes) if depth else nodes
     return Closed(tuple(closed), jnp.where(seen >= 0, seen, -1))
+
+
+def _before(values: Int[Array, "B S"]) -> Int[Array, "B S"]:
+    """Of each, the one before it in its row; -1 before the first."""
+    return jnp.pad(values, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
 
 
 def closed_slots(trie: Trie, depth: int, *, nodes: Int[Array, "B X"], closed: Closed, dense: bool) -> Bool[Array, "B X C"]:
