@@ -78,7 +78,7 @@ def evaluate(
     tables = [coded(run, len(names))]
     if against is not None and against.is_file():
         codes = id_lines.read(against, names)
-        tables.append((codes, tuple((codes.max(axis=0) + 1).tolist())))
+        tables.append((codes, tuple(highest + 1 for highest in codes.max(axis=0).tolist())))
     elif against is not None:
         other = open_finished(against)
         hashes = [each.table.manifest.corpus_hash for each in (run, other)]

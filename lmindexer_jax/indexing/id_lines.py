@@ -14,6 +14,9 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing.id_table import IdTable
 
+MOST = 2**24  # the highest code that is read: books are as large as their highest code, and counted code by code
+LINE = 'a line is {"id": "B001", "codes": [12, 7, 3]}, with codes from 0 on'
+
 
 def write(path: pathlib.Path, table: IdTable, documents: Sequence[str]) -> None:
     """Write the IDs of some documents of a table, in the order given."""
@@ -44,7 +47,8 @@ def read_all(path: pathlib.Path) -> tuple[list[str], Int[np.ndarray, "N T"]]:
     """Documents and their codes, in the file's order; of a line only `id` and `codes` are read.
 
     Raises:
-      UserError: no such file, a line that is none of the above, two of one document, or codes of several lengths.
+      UserError: no such file, a line that is none of the above, a code above `MOST`, two lines of one document, or codes of
+        several lengths.
     """
     found: dict[str, list[int]] = {}
     try:
@@ -68,8 +72,12 @@ def _parsed(line: str, where: str) -> tuple[str, list[int]]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{where}: a number too long, or lists in lists too deep; {LINE}") from None
     name, codes = (row.get("id"), row.get("codes")) if isinstance(row, dict) else (None, None)
-    good = isinstance(codes, list) and codes and all(type(code) is int and 0 <= code < 2**31 for code in codes)
+    good = isinstance(codes, list) and codes and all(type(code) is int and code >= 0 for code in codes)
     if not isinstance(name, str) or not good:
-        raise UserError(f'{where}: a line is {{"id": "B001", "codes": [12, 7, 3]}}, with codes from 0 on')
+        raise UserError(f"{where}: {LINE}")
+    if max(codes) > MOST:
+        raise UserError(f"{where}: a code above {MOST:,}; number the codes of each position from 0")
     return name, codes

@@ -31,6 +31,11 @@ def test_what_is_written_is_read_in_any_order(tmp_path):
         ('{"id": "b", "codes": [1, -1]}', "2: a line is"),
         ('{"id": "b", "codes": [1, true]}', "2: a line is"),
         ('{"id": "b", "codes": [1, 1e9]}', "2: a line is"),
+        ('{"id": "b", "codes": [1, 16777217]}', "2: a code above 16,777,216"),
+        ('{"id": "b", "codes": [1, 2147483647]}', "2: a code above 16,777,216"),
+        (f'{{"id": "b", "codes": [1, {10**4000}]}}', "2: a code above 16,777,216"),
+        ('{"id": "b", "codes": [1, ' + "9" * 5000 + "]}", "2: a number too long"),
+        ("[" * 100_000, "2: a number too long, or lists in lists too deep"),
         ('{"id": "b", "codes": [1, 2, 3]}', "2: 3 codes, where the lines before have 2"),
         ('{"id": "a", "codes": [1, 2]}', "2: 'a' has a line already"),
         ('{"id": "c", "codes": [1, 2]}', "no line for 'b'"),
@@ -44,3 +49,8 @@ def test_what_is_no_file_of_ids_is_one_line(tmp_path, line, wrong):
     assert "\n" not in str(error.value) and str(path) in str(error.value)
     with pytest.raises(UserError, match="cannot be read"):
         id_lines.read(tmp_path / "nothing.jsonl", ["a"])
+
+
+def test_the_highest_code_is_read(tmp_path):
+    (tmp_path / "ids.jsonl").write_text('{"id": "a", "codes": [0, 16777216]}\n')
+    assert id_lines.read(tmp_path / "ids.jsonl", ["a"]).tolist() == [[0, id_lines.MOST]]
