@@ -13,6 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
 from lmindexer_jax.training import hosts
 
@@ -21,7 +22,11 @@ class Journal:
     """Appends rows of scalars to a workdir; of several processes the first alone does."""
 
     def __init__(self, workdir: pathlib.Path, *, resume_at: int):
-        """Open `metrics.jsonl` and TensorBoard files; rows after number `resume_at` are taken back."""
+        """Open `metrics.jsonl` and TensorBoard files; rows after number `resume_at` are taken back.
+
+        Raises:
+          UserError: a line of metrics.jsonl is damaged.
+        """
         self.path = workdir / "metrics.jsonl"
         self._writes = hosts.first()
         if not self._writes:
@@ -60,10 +65,24 @@ class Journal:
 
 
 def read(path: pathlib.Path) -> Iterator[dict]:
-    """Rows of a metrics file; a line cut short by a kill is left out."""
+    """Rows of a metrics file; a last line cut short by a kill is left out.
+
+    Raises:
+      UserError: any other line is damaged.
+    """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                yield _parsed(line, f"{path}:{number}")
+
+
+def _parsed(line: bytes, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError:  # bytes that are no UTF-8 as well
+        row = None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: damaged; take this line out of the file and run the same command again")
+    return row

@@ -140,6 +140,9 @@ def test_a_damaged_file_is_one_clear_line(tmp_path):
     (tmp_path / "plan.json").write_text('{"run": ')
     with pytest.raises(UserError, match=r"plan.json: not JSON .*run the same command again"):
         write(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 1.5}\n{"lo\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl:2: damaged; .* run the same command again"):
+        write(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
 
