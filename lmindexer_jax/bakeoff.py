@@ -79,10 +79,10 @@ def read_or_measure(config: BakeoffConfig, cells: list[Cell], workdir: pathlib.P
     path = workdir / RESULT
     if path.exists():
         try:
-            kept = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            kept = {}  # damaged: it is made anew
-        if kept.get("origin") == origin:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            kept = None  # damaged: it is made anew
+        if isinstance(kept, dict) and kept.get("origin") == origin:
             return kept
     result = {"origin": origin} | measure(config, cells, runs, console=console)
     with replacing(path) as temporary:
@@ -91,8 +91,15 @@ def read_or_measure(config: BakeoffConfig, cells: list[Cell], workdir: pathlib.P
 
 
 def origin_of(config: BakeoffConfig, cells: list[Cell], runs: list[Finished]) -> str:
-    """Hash of all that the comparison depends on."""
-    users = config.interactions and hashlib.sha256(pathlib.Path(config.interactions).expanduser().read_bytes()).hexdigest()
+    """Hash of all that the comparison depends on.
+
+    Raises:
+      UserError: the file of interactions cannot be read.
+    """
+    try:
+        users = config.interactions and hashlib.sha256(pathlib.Path(config.interactions).expanduser().read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{config.interactions}: cannot be read ({error.strerror}); give it by --config.interactions") from None
     tables = [
         [cell.name, cell.seed, run.table.manifest.model_hash, run.table.manifest.corpus_hash]
         for cell, run in zip(cells, runs, strict=True)
@@ -137,10 +144,22 @@ def facts(run: Finished, codes: np.ndarray, known: Evidence, rows: list[Row]) ->
     sizes = tuple(run.table.manifest.codebook_sizes)
     final = run.table.codes[: len(codes)]
     table = vars(collisions(final)) | {"bow_gain": float(bow_gain(final, known.words)[-1])}
-    summary = json.loads((run.workdir / "summary.json").read_text())
-    cost = {name: summary[name] for name in SUMMARY_COSTS}
     plain = [dataclasses.replace(row, values=head(row.values), over_reference=head(row.over_reference)) for row in rows]
-    return {"cost": cost, "in_table": table, "as_learned": tabulated(plain, codes, sizes, known, 0)}
+    return {"cost": cost_of(run.workdir), "in_table": table, "as_learned": tabulated(plain, codes, sizes, known, 0)}
+
+
+def cost_of(workdir: pathlib.Path) -> dict[str, float]:
+    """What a run has taken, by its summary.
+
+    Raises:
+      UserError: that is gone or damaged.
+    """
+    path = workdir / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return {name: summary[name] for name in SUMMARY_COSTS}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"{path}: gone or damaged; remove report.html beside it and run the same command again") from None
 
 
 def head(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -126,6 +126,29 @@ def test_a_cell_without_its_marker_is_run_again_and_more_seeds_are_added(home, t
     assert third["against"] == "random" and {row["indexer"] for row in third["measures"] if row["p_value"]} == {"good"}
 
 
+def test_a_damaged_comparison_is_made_anew_and_damaged_sources_are_one_line(home, tmp_path, ran):
+    users = tmp_path / "users.tsv"
+    users.write_text("".join(f"u{user}\t{user + 1} {user + 2} {user + 4}\n" for user in range(20)))
+    config = made(home, seeds=(0,), interactions=str(users), replicates=5)
+    bakeoff(config, tmp_path, console=QUIET)
+    result = tmp_path / "bakeoff.json"
+    whole = result.read_bytes()
+    for damage in (whole[:50], b'{"origin": "\xff"}', b"[]", b"7"):
+        result.write_bytes(damage)
+        bakeoff(config, tmp_path, console=QUIET)
+        assert result.read_bytes() == whole
+    summary = tmp_path / "random-0" / "summary.json"
+    for damage in (b'{"minutes": 1', b"\xff", b"[]", b"{}"):
+        summary.write_bytes(damage)
+        result.unlink(missing_ok=True)
+        with pytest.raises(UserError, match="summary.json: gone or damaged; remove report.html beside it"):
+            bakeoff(config, tmp_path, console=QUIET)
+    users.unlink()
+    with pytest.raises(UserError, match=r"users.tsv: cannot be read \(No such file or directory\)"):
+        bakeoff(config, tmp_path, console=QUIET)
+    assert ran == ["good-0", "random-0"]
+
+
 def test_other_settings_or_another_corpus_are_refused_before_anything_is_run(home, tmp_path, ran):
     mine = tmp_path / "corpus.jsonl"
     shutil.copy(home / "corpus.jsonl", mine)
