@@ -31,7 +31,7 @@ class LanguageModelConfig:
     name: str = "minilm"  # a preset, a Hugging Face directory, or a hub name
     pretrained: bool = True  # False: random weights of the same size
     max_length: int = 128  # tokens of a document that are read, in training and in assignment alike
-    cache_states: bool = True  # keep the states of a frozen encoder on disk: 2 x width bytes a token
+    cache_states: bool = True  # keep a frozen encoder's states on disk, 2 x width bytes a token; else make them at every use
     vocabulary: int = 8192  # of the tokenizer that is trained on the corpus where the preset brings none
     remat: bool = False  # in training keep what goes into each layer alone, and compute its insides again
     scan: bool = False  # compile one layer and loop over it

@@ -12,6 +12,7 @@ from lmindexer_jax.console import Console
 from lmindexer_jax.indexing.encode import make_encode
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.sweep import sweep
+from lmindexer_jax.indexing.terms import with_states
 from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
 from lmindexer_jax.models.quantiser import Similarity, nearest
 from lmindexer_jax.training.sharding import here
@@ -22,11 +23,12 @@ MODEL_INPUTS = ("tokens", "mask", "codes", "encoded", "centres")
 
 
 @functools.cache
-def make_vectors(functions: IndexerFunctions) -> Callable:
-    """Compiled `(params, rows) -> (B, P+1, D)` without dropout."""
+def make_vectors(functions: IndexerFunctions, frozen: bool) -> Callable:
+    """Compiled `(params, rows) -> (B, P+1, D)` without dropout; of a frozen encoder from states as they are kept."""
 
     @jax.jit
     def vectors(params: Params, rows: dict) -> Float[jax.Array, "B P+1 D"]:
+        rows = with_states(functions, params, rows) if frozen else rows
         encoded = rows.get("encoded")
         if encoded is None:
             encoded = functions.encode(params, rows["tokens"], rows["mask"])
@@ -57,10 +59,11 @@ def corpus_vectors(
     *,
     position: int,
     console: Console,
+    frozen: bool = False,
     label: str = "document vectors",
 ) -> Float[np.ndarray, "N D"]:
-    """h of slot `position` for every document, the codes before it teacher-forced."""
-    vectors, params = make_vectors(functions), here(params)
+    """h of slot `position` for every document, the codes before it teacher-forced; see `Stage` for `frozen`."""
+    vectors, params = make_vectors(functions, frozen), here(params)
     return over_corpus(
         lambda rows: vectors(params, rows)[:, -1], inputs, position=position, console=console, label=label
     )
@@ -86,9 +89,9 @@ def start_vectors(
 
 
 @functools.cache
-def make_codes(functions: IndexerFunctions, position: int, similarity: Similarity) -> Callable:
+def make_codes(functions: IndexerFunctions, position: int, similarity: Similarity, frozen: bool = False) -> Callable:
     """Compiled `(params, rows) -> (B, position+1)`: the nearest row at every slot up to `position`."""
-    vectors = make_vectors(functions)
+    vectors = make_vectors(functions, frozen)
 
     @jax.jit
     def codes(params: Params, rows: dict) -> Int[jax.Array, "B P+1"]:
@@ -107,11 +110,12 @@ def corpus_codes(
     position: int,
     similarity: Similarity,
     console: Console,
+    frozen: bool = False,
     label: str = "codes",
 ) -> Int[np.ndarray, "N P+1"]:
     """The nearest codebook row at every slot up to `position` for every document, codes before each slot as assigned.
 
     The last column is the new position's code; the others tell what earlier positions would be given now.
     """
-    codes, params = make_codes(functions, position, similarity), here(params)
+    codes, params = make_codes(functions, position, similarity, frozen), here(params)
     return over_corpus(lambda rows: codes(params, rows), inputs, position=position, console=console, label=label)

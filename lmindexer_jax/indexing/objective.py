@@ -24,6 +24,7 @@ from lmindexer_jax.indexing.terms import (
     start_book,
     stream_keys,
     views,
+    with_states,
 )
 from lmindexer_jax.models.indexer import IndexerFunctions, codebook
 from lmindexer_jax.models.quantiser import Estimator, Quantised, quantise, similarities
@@ -42,12 +43,21 @@ def start_memory(params: Params, stage: Stage, recipe: RecipeConfig) -> dict[str
 def make_objective(functions: IndexerFunctions, stage: Stage, recipe: RecipeConfig):
     """The objective `(params, memory, batch, key) -> (loss, Outcome)` of a training stage.
 
-    A batch holds `tokens`, `words`, `mask`, `labelled` (B, L), `codes` (B, P), `present` (B,) and, where the language model is
-    frozen, `encoded` (B, L, D); `centres` (B, P+1, D) where the pooled vector is used; `neighbours` (a batch of B*C
-    documents) and `neighbour_present` (B, C) where same-prefix negatives are.
+    A batch holds `tokens`, `words`, `mask`, `labelled` (B, L), `codes` (B, P), `present` (B,) and, where the states of a
+    frozen encoder are kept, `encoded` (B, L, D); `centres` (B, P+1, D) where the pooled vector is used; `neighbours` (a batch
+    of B*C documents) and `neighbour_present` (B, C) where same-prefix negatives are.
     """
-    if stage.kind == StageKind.TOGETHER:
-        return together.make_objective(functions, stage, recipe)
+    make = together.make_objective if stage.kind == StageKind.TOGETHER else of_one_position
+    minimised = make(functions, stage, recipe)
+
+    def objective(params: Params, memory: dict, batch: Batch, key: PRNGKeyArray) -> tuple[Array, Outcome]:
+        return minimised(params, memory, with_states(functions, params, batch) if stage.frozen else batch, key)
+
+    return objective
+
+
+def of_one_position(functions: IndexerFunctions, stage: Stage, recipe: RecipeConfig):
+    """The same of a stage that trains one position."""
     settings, position = stage.settings, stage.position
     warm_up, quantised = stage.kind == StageKind.WARM_UP, stage.kind == StageKind.QUANTISED
     contrast = settings.contrast if settings.contrast.weight > 0 and not warm_up else None

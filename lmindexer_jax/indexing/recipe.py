@@ -133,6 +133,7 @@ class Stage:
     settings: PositionConfig | None = None
     optim: OptimConfig | None = None
     rates: Rates | None = None
+    frozen: bool = False  # whether no stage of the plan moves the encoder: its states are then the same all along
 
     def rules(self, *, paths: tuple[str, ...]) -> Rules:
         """Learning-rate factors for the parameters at `paths`: every parameter has a rule, every rule a parameter."""
@@ -172,6 +173,13 @@ def plan(recipe: RecipeConfig, *, positions: int, documents: int, reconstructor:
       UserError: settings that cannot work together.
     """
     check(recipe, reconstructor)
+    stages = unrolled(recipe, positions=positions, documents=documents)
+    frozen = all(stage.rates.language_model == 0 for stage in stages if stage.kind.trains)
+    return [dataclasses.replace(stage, frozen=frozen) for stage in stages]
+
+
+def unrolled(recipe: RecipeConfig, *, positions: int, documents: int) -> list[Stage]:
+    """The stages, each by itself."""
     stages: list[Stage] = []
 
     def train(kind: StageKind, position: int, *, epochs: float, suffix: str = "") -> None:

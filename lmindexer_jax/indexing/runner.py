@@ -290,14 +290,16 @@ def cluster(run: Run, stage: Stage) -> Params:
     for position in range(stage.position) if stage.several else ():
         run.params = cluster_position(run, stage, position)
         similarity = run.recipe.of(position).quantiser.similarity
-        found = corpus_codes(run.functions, run.params, inputs, position=position, similarity=similarity, console=run.console)
-        inputs.codes[:, position] = found[:, position]
+        wanted = {"position": position, "similarity": similarity, "frozen": stage.frozen, "console": run.console}
+        inputs.codes[:, position] = corpus_codes(run.functions, run.params, inputs, **wanted)[:, position]
     return cluster_position(run, stage, stage.position)
 
 
 def cluster_position(run: Run, stage: Stage, position: int) -> Params:
     """The parameters with a position's codebook at the centres of its vectors."""
-    vectors = corpus_vectors(run.functions, run.params, run.inputs, position=position, console=run.console)
+    vectors = corpus_vectors(
+        run.functions, run.params, run.inputs, position=position, frozen=stage.frozen, console=run.console
+    )
     size = run.functions.module.config.codebook_sizes[position]
     similarity = run.recipe.of(position).quantiser.similarity
     found = kmeans(
@@ -330,16 +332,15 @@ def assign(run: Run, stage: Stage, assigners: Assigners) -> tuple[float, ...]:
     """
     position, settings = stage.position, stage.settings
     inputs, similarity = run.inputs, settings.quantiser.similarity
-    derived = corpus_codes(
-        run.functions, run.params, inputs, position=position, similarity=similarity, console=run.console, label=stage.name
-    )
+    asked = {"position": position, "frozen": stage.frozen, "console": run.console}
+    derived = corpus_codes(run.functions, run.params, inputs, similarity=similarity, label=stage.name, **asked)
     drift = tuple(float(np.mean(derived[:, p] != inputs.codes[:, p])) for p in range(position))
     inputs.codes[:, position] = derived[:, position]
     params = here(run.params)
     assigners.save(position, params, codes=derived[:, position])
     last = position + 1 == inputs.codes.shape[1]
     if last and run.recipe.distinct_last:
-        vectors = corpus_vectors(run.functions, params, inputs, position=position, console=run.console)
+        vectors = corpus_vectors(run.functions, params, inputs, **asked)
         distinct = spread(vectors, params, inputs.codes, position=position, similarity=similarity)
         inputs.codes[:, position] = hosts.of_first(distinct)
     if inputs.centres and not last:

@@ -40,6 +40,19 @@ def stream_keys(key: PRNGKeyArray) -> dict[str, PRNGKeyArray]:
     return dict(zip(names, jax.random.split(key, len(names))))
 
 
+def with_states(functions: IndexerFunctions, params: Params, batch: Batch) -> Batch:
+    """The batch with a frozen encoder's states: kept ones, or made as kept ones are.
+
+    They know all tokens, no dropout, and half precision, so that what is learned does not depend on whether they are kept.
+    """
+    if "encoded" in batch:
+        return batch
+    batch = batch | {"encoded": functions.encode(params, batch["tokens"], batch["mask"]).astype(jnp.float16)}
+    if "neighbours" in batch:
+        batch["neighbours"] = with_states(functions, params, batch["neighbours"])
+    return batch
+
+
 def views(batch: Batch, *, count: int) -> Batch:
     """Rows to encode in one pass: the batch, its second dropout view, its neighbours."""
     names = [name for name in ("encoded", "tokens", "mask", "codes", "centres") if name in batch]
@@ -53,7 +66,7 @@ def views(batch: Batch, *, count: int) -> Batch:
 def read(
     functions: IndexerFunctions, params: Params, rows: Batch, *, keys: dict[str, PRNGKeyArray], token_dropout: float
 ) -> tuple[Float[Array, "R L D"], Bool[Array, "R L"]]:
-    """The encoder's states of each row, kept ones where there are, and which tokens the decoder may look at."""
+    """The encoder's states of each row, those of a frozen one where there are, and which tokens the decoder may look at."""
     mask = rows["mask"]
     if token_dropout > 0:
         mask = drop_tokens(keys["tokens"], mask, rate=token_dropout)
