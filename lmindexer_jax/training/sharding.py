@@ -8,7 +8,9 @@ What each process does by itself, a pass over its share of the documents, runs o
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -172,7 +174,7 @@ def here(tree):
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             split = not leaf.is_fully_replicated
             if split:
-                leaf = jax.jit(lambda x: x, out_shardings=leaf.sharding.update(spec=PartitionSpec()))(leaf)
+                leaf = _gather(leaf.sharding.update(spec=PartitionSpec()))(leaf)
             whole = np.asarray(leaf.addressable_data(0))
             return jax.device_put(whole, leaf_sharding(whole.shape, local_mesh(split=split)))
         if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == jax.local_device_count():
@@ -180,6 +182,12 @@ def here(tree):
         return jax.device_put(leaf, NamedSharding(local_mesh(), PartitionSpec()))
 
     return jax.tree.map(put, tree)
+
+
+@functools.cache
+def _gather(sharding: NamedSharding) -> Callable:
+    """An array laid out anew; one function for each layout, so that each shape is compiled once and not at every call."""
+    return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def put_here(batch):

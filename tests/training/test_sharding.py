@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 from devices import run_on_eight
+from processes import Group
 
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.training.sharding import MeshConfig, make_mesh, put_batch, tree_shardings
@@ -28,3 +29,28 @@ def test_on_one_device_everything_is_whole():
 def test_on_eight_devices():
     """Runs `eight_devices.py`, whose tests need JAX to start with more devices than the others have."""
     run_on_eight(pathlib.Path(__file__).with_name("eight_devices.py"))
+
+
+LOOKS = """
+import jax, numpy as np
+from lmindexer_jax.training import hosts, sharding
+hosts.start(hosts.HostsConfig())
+sharding.SMALL = 1
+mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=2))
+params = sharding.place({name: np.full((8, 4), 7.0, np.float32) for name in "ab"}, mesh)
+assert not params["a"].is_fully_addressable
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: compiled.append(event))
+for _ in range(3):
+    seen = sharding.here(params)
+assert all((np.asarray(leaf) == 7.0).all() and leaf.is_fully_addressable for leaf in seen.values())
+print("compiled:", sum("backend_compile" in event for event in compiled))
+"""
+
+
+@pytest.mark.slow
+def test_a_look_at_parameters_of_several_processes_is_compiled_once():
+    """Two leaves of one shape, looked at three times."""
+    group = Group(LOOKS, [], count=2, devices=1)
+    assert group.wait(300) == [0, 0], group.said()
+    assert "compiled: 1" in group.output(0), group.said()
