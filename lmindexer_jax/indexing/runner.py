@@ -37,7 +37,7 @@ from lmindexer_jax.training.checkpoint import Checkpoints
 from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import make_optimiser, paths, split
-from lmindexer_jax.training.sharding import here, own_rows, place, put_batch, replicate, tree_shardings
+from lmindexer_jax.training.sharding import describe, free, here, own_rows, place, put_batch, replicate, tree_shardings
 from lmindexer_jax.training.steps import State, make_step
 from lmindexer_jax.training.trace import Trace
 
@@ -171,7 +171,9 @@ def restore(run: Run, checkpoints: Checkpoints, assigners: Assigners) -> tuple[i
     hosts.barrier()
 
     def like(meta: dict) -> dict[str, Any]:
-        return tree(run, start(run, run.stages[meta["stage"]])[0] if meta["step"] else resting(run))
+        shapes = outline(run, run.stages[meta["stage"]]) if meta["step"] else describe(resting(run), run.mesh)
+        free(run.params)  # or the devices would hold parameters twice
+        return tree(run, shapes)
 
     found = checkpoints.newest(like, fingerprint=run.fingerprint, warn=run.console.warn)
     if found is None:
@@ -196,17 +198,30 @@ def resting(run: Run) -> State:
     return State(run.params, {}, {}, replicate(np.zeros((), np.int32), run.mesh))
 
 
-def start(run: Run, stage: Stage) -> tuple[State, Any, Any]:
-    """A stage's fresh state (new moments, empty memory), its optimiser and rules."""
+def start(run: Run, stage: Stage, state: State | None = None) -> tuple[State, Any, Any]:
+    """A stage's state, fresh (new moments, empty memory) where none is given, its optimiser and rules."""
+    fresh, optimiser, rules = parts(run, stage)
+    if state is None:
+        # Compiled, so that every device makes its own part alone.
+        shardings = tree_shardings(jax.eval_shape(fresh, run.params), run.mesh)
+        state = State(run.params, *jax.jit(fresh, out_shardings=shardings)(run.params))
+    return state, optimiser, rules
+
+
+def outline(run: Run, stage: Stage) -> State:
+    """Shapes and shardings of a stage's state."""
+    return describe(State(run.params, *jax.eval_shape(parts(run, stage)[0], run.params)), run.mesh)
+
+
+def parts(run: Run, stage: Stage) -> tuple[Callable, Any, Any]:
+    """What makes the rest of a stage's fresh state from parameters, its optimiser and rules."""
     rules = stage.rules(paths=tuple(paths(run.params)))
     optimiser = make_optimiser(stage.optim, rules, run.params, steps=stage.steps)
 
     def fresh(params: Params) -> tuple[Any, dict, Int[jax.Array, ""]]:
         return optimiser.init(split(params, rules)[0]), start_memory(params, stage, run.recipe), jnp.zeros((), jnp.int32)
 
-    # Compiled, so that every device makes its own part alone.
-    shardings = tree_shardings(jax.eval_shape(fresh, run.params), run.mesh)
-    return State(run.params, *jax.jit(fresh, out_shardings=shardings)(run.params)), optimiser, rules
+    return fresh, optimiser, rules
 
 
 def batches(run: Run, stage: Stage, iterator: dict | None) -> grain.DatasetIterator:
@@ -242,8 +257,7 @@ def train_stage(
 ) -> Params:
     """Train one stage from its beginning, or on from `state`."""
     stage = run.stages[number]
-    fresh, optimiser, rules = start(run, stage)
-    state = fresh if state is None else state
+    state, optimiser, rules = start(run, stage, state)
     objective = make_objective(run.functions, stage, run.recipe)
     step = make_step(objective, optimiser, rules, layout=tree_shardings(state, run.mesh))
     begin = int(state.step)

@@ -21,7 +21,7 @@ from lmindexer_jax.training.checkpoint import Checkpoints
 from lmindexer_jax.training.journal import Journal
 from lmindexer_jax.training.loop import train
 from lmindexer_jax.training.optim import OptimConfig, Rules, make_optimiser, split
-from lmindexer_jax.training.sharding import here, place, put_batch, tree_shardings
+from lmindexer_jax.training.sharding import describe, free, here, place, put_batch, tree_shardings
 from lmindexer_jax.training.steps import Params, State, make_step
 from lmindexer_jax.training.trace import Trace
 
@@ -80,18 +80,21 @@ def fit(run: Fit, params: Params) -> Params:
     hosts.agree(run.fingerprint, what="settings or data")
     run.directory.mkdir(parents=True, exist_ok=True)
     hosts.barrier()
-    params = place(params, run.mesh)
     optimiser = make_optimiser(run.optim, run.rules, params, steps=run.steps)
 
-    def fresh(params: Params) -> tuple[Any, jax.Array]:
-        return optimiser.init(split(params, run.rules)[0]), jnp.zeros((), jnp.int32)
+    def fresh(params: Params) -> tuple[Any, dict, jax.Array]:
+        return optimiser.init(split(params, run.rules)[0]), {}, jnp.zeros((), jnp.int32)
 
-    # Compiled, so that every device makes its own part alone.
-    moments, step = jax.jit(fresh, out_shardings=tree_shardings(jax.eval_shape(fresh, params), run.mesh))(params)
-    memory = place(jax.tree.map(jnp.copy, run.memory), run.mesh)  # a step takes it over; the caller keeps his
-    state = State(params, moments, memory, step)
+    shapes = describe(State(params, *jax.eval_shape(fresh, params)), run.mesh)
     with Checkpoints(run.directory / "checkpoints") as checkpoints:
-        state, spent = _restore(run, checkpoints, state)
+        state, spent = _restore(run, checkpoints, shapes, instead_of=params)
+        if state is None:
+            params = place(params, run.mesh)
+            # Compiled, so that every device makes its own part alone.
+            layout = tree_shardings(jax.eval_shape(fresh, params), run.mesh)
+            state = State(params, *jax.jit(fresh, out_shardings=layout)(params))
+        # A step takes the memory over; the caller keeps his.
+        state = state._replace(memory=place(jax.tree.map(jnp.copy, run.memory), run.mesh))
         journal = Journal(run.directory, resume_at=int(state.step))
         try:
             state = _train(run, state, optimiser, checkpoints, journal, spent=spent)
@@ -145,11 +148,16 @@ def _kept(state: State) -> dict[str, Any]:
     return state._replace(memory={})._asdict()
 
 
-def _restore(run: Fit, checkpoints: Checkpoints, fresh: State) -> tuple[State, float]:
-    """The state of the newest whole checkpoint and the seconds spent until then, or `fresh` where there is none."""
-    found = checkpoints.newest(lambda meta: _kept(fresh), fingerprint=run.fingerprint, warn=run.console.warn)
+def _restore(run: Fit, checkpoints: Checkpoints, shapes: State, *, instead_of: Params) -> tuple[State | None, float]:
+    """The state of the newest whole checkpoint, but its memory, and the seconds spent until then; None where there is none."""
+
+    def like(meta: dict) -> dict[str, Any]:
+        free(instead_of)  # or the devices would hold parameters twice
+        return _kept(shapes)
+
+    found = checkpoints.newest(like, fingerprint=run.fingerprint, warn=run.console.warn)
     if found is None:
-        return fresh, 0.0
+        return None, 0.0
     step, state, meta = found
     run.console.note(f"resuming at step {step:,} of {run.steps:,}")
-    return State(**state)._replace(memory=fresh.memory), meta.get("seconds", 0.0)
+    return State(**state), meta.get("seconds", 0.0)

@@ -94,6 +94,13 @@ def _put(leaf, sharding: NamedSharding) -> Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
+def free(tree) -> None:
+    """Give up the arrays of a tree on the devices; nobody can read them any more."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, Array):
+            leaf.delete()
+
+
 def own_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " b"]:
     """The rows of a global batch that lie on this process's devices, ascending.
 
