@@ -73,7 +73,7 @@ class Run:
     checkpoint_seconds: float
     fingerprint: str
     profile: int = 0  # steps of each training stage whose trace is kept in profile/<stage>
-    spent: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds per finished stage
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds per stage, of one in work until it began here
 
     def number(self, stage: int, step: int = 0) -> int:
         """Position in the run as one increasing integer: steps so far, and one for every finished stage."""
@@ -99,7 +99,7 @@ def walk(run: Run) -> Params:
         for number in range(first, len(run.stages)):
             do_stage(run, number, state, iterator, checkpoints=checkpoints, journal=journal, assigners=assigners)
             state = iterator = None
-            save(run, checkpoints, number + 1, resting(run), iterator=None)
+            save(run, checkpoints, number + 1, resting(run), iterator=None, spent=run.spent)
     return run.params
 
 
@@ -149,7 +149,9 @@ def tree(run: Run, state: State) -> dict[str, Any]:
     return {**state._asdict(), "codes": run.inputs.codes}
 
 
-def save(run: Run, checkpoints: Checkpoints, number: int, state: State, *, iterator: dict | None) -> None:
+def save(
+    run: Run, checkpoints: Checkpoints, number: int, state: State, *, iterator: dict | None, spent: dict[str, float]
+) -> None:
     """One atomic checkpoint that stands in stage `number`."""
     step = int(state.step)
     meta = {
@@ -157,7 +159,7 @@ def save(run: Run, checkpoints: Checkpoints, number: int, state: State, *, itera
         "step": step,
         "iterator": iterator,
         "fingerprint": run.fingerprint,
-        "spent": run.spent,
+        "spent": spent,
     }
     checkpoints.save(run.number(number, step), tree(run, state), meta=meta)
 
@@ -260,7 +262,7 @@ def train_stage(
     state, optimiser, rules = start(run, stage, state)
     objective = make_objective(run.functions, stage, run.recipe)
     step = make_step(objective, optimiser, rules, layout=tree_shardings(state, run.mesh))
-    begin = int(state.step)
+    begin, started = int(state.step), time.monotonic()
     due = hosts.Due(run.checkpoint_seconds, step=begin)
     source = batches(run, stage, iterator)
     per_epoch = steps_per_epoch(len(run.inputs), stage.settings.batch_size)
@@ -268,12 +270,14 @@ def train_stage(
 
     with run.console.progress(stage.name, total=stage.steps, start=begin) as progress:
 
-        def before(taken: int, state: State) -> None:
+        def before(taken: int, state: State, catch_up: Callable[[], None]) -> None:
             if taken % per_epoch == 0 and begin < taken < stage.steps:
                 seen = observe(run, Moment(stage, state.params, taken, False, None, ()))
                 journal.write(run.number(number, taken), {"event": "epoch", **row, "step": taken, **seen})
             if begin < taken < stage.steps and due(taken):
-                save(run, checkpoints, number, state, iterator=source.get_state())
+                catch_up()
+                spent = run.spent | {stage.name: run.spent.get(stage.name, 0.0) + time.monotonic() - started}
+                save(run, checkpoints, number, state, iterator=source.get_state(), spent=spent)
 
         def record(taken: int, metrics: dict) -> None:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -113,7 +113,7 @@ def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal:
         def seconds() -> float:
             return spent + time.monotonic() - started
 
-        def before(taken: int, state: State) -> None:
+        def before(taken: int, state: State, catch_up: Callable[[], None]) -> None:
             if taken == begin:
                 return
             if run.look and taken in run.look_after:
@@ -122,6 +122,7 @@ def _train(run: Fit, state: State, optimiser, checkpoints: Checkpoints, journal:
                     with hosts.alone():
                         journal.write(taken, {"event": "epoch", **run.look(taken, params), "seconds": seconds()})
             if taken == run.steps or due(taken):
+                catch_up()
                 meta = {"fingerprint": run.fingerprint, "seconds": seconds()}
                 checkpoints.save(taken, _kept(state), meta=meta)
 

@@ -1,5 +1,5 @@
 """The loop of one training stage. Inside an iteration the order is: look at the old state (evaluate, save), draw a
-batch, step; the metrics of a step are read one step late, so the host never waits for the device."""
+batch, step; the metrics of a step are read one step late, so the host never waits for the device but where it saves."""
 
 from collections.abc import Callable, Iterator
 
@@ -18,7 +18,7 @@ def train(
     key: PRNGKeyArray,
     start: int,
     steps: int,
-    before: Callable[[int, State], None],
+    before: Callable[[int, State, Callable[[], None]], None],
     record: Callable[[int, dict], None],
     trace: Trace,
 ) -> State:
@@ -31,7 +31,8 @@ def train(
       key: the stage's key.
       start: steps already taken.
       steps: steps of the whole stage.
-      before: called with (steps taken, state) before each step and once at the end.
+      before: called with (steps taken, state, catch_up) before each step and once at the end. Who saves the state calls
+        `catch_up` first: it records the step that led there, which a resumed run does not take again.
       record: called with (steps taken, metrics) after each step, one step late.
       trace: told of every step.
 
@@ -39,16 +40,21 @@ def train(
       the state after the last step.
     """
     pending = None
+
+    def catch_up() -> None:
+        nonlocal pending
+        if pending is not None:
+            record(*pending)
+        pending = None
+
     for number in range(start, steps):
-        before(number, state)
+        before(number, state, catch_up)
         trace(number, state)
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             state, metrics = step(state, next(batches), key)
-        if pending is not None:
-            record(*pending)
+        catch_up()
         pending = (number + 1, metrics)
     trace.close(state)
-    if pending is not None:
-        record(*pending)
-    before(steps, state)
+    catch_up()
+    before(steps, state, catch_up)
     return state
