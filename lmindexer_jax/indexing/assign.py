@@ -89,14 +89,17 @@ def start_vectors(
 
 
 @functools.cache
-def make_codes(functions: IndexerFunctions, position: int, similarity: Similarity, frozen: bool = False) -> Callable:
+def make_codes(
+    functions: IndexerFunctions, position: int, similarity: Similarity | tuple[Similarity, ...], frozen: bool = False
+) -> Callable:
     """Compiled `(params, rows) -> (B, position+1)`: the nearest row at every slot up to `position`."""
     vectors = make_vectors(functions, frozen)
+    by = similarity if isinstance(similarity, tuple) else (similarity,) * (position + 1)
 
     @jax.jit
     def codes(params: Params, rows: dict) -> Int[jax.Array, "B P+1"]:
         out = vectors(params, rows)
-        found = [nearest(out[:, p], codebook(params, p), similarity=similarity) for p in range(position + 1)]
+        found = [nearest(out[:, p], codebook(params, p), similarity=by[p]) for p in range(position + 1)]
         return jnp.stack(found, axis=1)
 
     return codes
@@ -108,14 +111,15 @@ def corpus_codes(
     inputs: Inputs,
     *,
     position: int,
-    similarity: Similarity,
+    similarity: Similarity | tuple[Similarity, ...],
     console: Console,
     frozen: bool = False,
     label: str = "codes",
 ) -> Int[np.ndarray, "N P+1"]:
     """The nearest codebook row at every slot up to `position` for every document, codes before each slot as assigned.
 
-    The last column is the new position's code; the others tell what earlier positions would be given now.
+    The last column is the new position's code; the others tell what earlier positions would be given now, where `similarity`
+    says how vectors are compared at each slot.
     """
     codes, params = make_codes(functions, position, similarity, frozen), here(params)
     return over_corpus(lambda rows: codes(params, rows), inputs, position=position, console=console, label=label)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lmindexer_jax.indexing import together
-from lmindexer_jax.indexing.recipe import RecipeConfig, SecondQuery, Stage, StageKind
+from lmindexer_jax.indexing.recipe import PositionConfig, RecipeConfig, SecondQuery, Stage, StageKind
 from lmindexer_jax.indexing.terms import (
     Batch,
     Outcome,
@@ -83,7 +83,7 @@ def of_one_position(functions: IndexerFunctions, stage: Stage, recipe: RecipeCon
             terms["contrast"] = contrast.weight * losses.mean(contrast_loss(outputs, batch, config=contrast))
         if position > 0 and settings.commitment > 0 and not warm_up:
             terms["commitment"] = settings.commitment * losses.mean(
-                commitment_loss(params, outputs[:size], batch, settings=settings)
+                commitment_loss(params, outputs[:size], batch, settings=settings, recipe=recipe)
             )
         metrics = {}
         replaced = {}
@@ -148,11 +148,14 @@ def contrast_loss(outputs: Float[Array, "R P+1 D"], batch: Batch, *, config) -> 
     return losses.prefix_contrast(first, second, negatives, batch["neighbour_present"], temperature=config.temperature)
 
 
-def commitment_loss(params: Params, outputs: Float[Array, "B P+1 D"], batch: Batch, *, settings) -> losses.Terms:
-    """Cross-entropy of the codes already assigned, at every earlier slot."""
-    quantiser = settings.quantiser
+def commitment_loss(
+    params: Params, outputs: Float[Array, "B P+1 D"], batch: Batch, *, settings: PositionConfig, recipe: RecipeConfig
+) -> losses.Terms:
+    """Cross-entropy of the codes already assigned, at every earlier slot by the similarity that assigned them."""
+    # The temperature is that of the position in training: so the recipes that are measured in docs/ were learned.
     scores = [
-        similarities(outputs[:, p], codebook(params, p), similarity=quantiser.similarity) / quantiser.temperature
+        similarities(outputs[:, p], codebook(params, p), similarity=recipe.of(p).quantiser.similarity)
+        / settings.quantiser.temperature
         for p in range(batch["codes"].shape[1])
     ]
     return losses.commitment(scores, batch["codes"], batch["present"])

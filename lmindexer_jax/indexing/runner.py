@@ -348,10 +348,10 @@ def assign(run: Run, stage: Stage, assigners: Assigners) -> tuple[float, ...]:
     Returns:
       drift: for every earlier position, the share of documents whose code would be another one now.
     """
-    position, settings = stage.position, stage.settings
-    inputs, similarity = run.inputs, settings.quantiser.similarity
+    position, inputs = stage.position, run.inputs
     asked = {"position": position, "frozen": stage.frozen, "console": run.console}
-    derived = corpus_codes(run.functions, run.params, inputs, similarity=similarity, label=stage.name, **asked)
+    by = tuple(run.recipe.of(p).quantiser.similarity for p in range(position + 1))
+    derived = corpus_codes(run.functions, run.params, inputs, similarity=by, label=stage.name, **asked)
     drift = tuple(float(np.mean(derived[:, p] != inputs.codes[:, p])) for p in range(position))
     inputs.codes[:, position] = derived[:, position]
     params = here(run.params)
@@ -359,7 +359,7 @@ def assign(run: Run, stage: Stage, assigners: Assigners) -> tuple[float, ...]:
     last = position + 1 == inputs.codes.shape[1]
     if last and run.recipe.distinct_last:
         vectors = corpus_vectors(run.functions, params, inputs, **asked)
-        distinct = spread(vectors, params, inputs.codes, position=position, similarity=similarity)
+        distinct = spread(vectors, params, inputs.codes, position=position, similarity=by[-1])
         inputs.codes[:, position] = hosts.of_first(distinct)
     if inputs.centres and not last:
         starts = start_vectors(run.functions, params, inputs, console=run.console)
