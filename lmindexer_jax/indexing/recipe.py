@@ -238,6 +238,17 @@ def unrolled(recipe: RecipeConfig, *, positions: int, documents: int) -> list[St
     return stages
 
 
+def refuse_few(stages: list[Stage], *, sizes: tuple[int, ...], documents: int) -> None:
+    """Refuse in one line a corpus with fewer documents than k-means has to find centres, before anything is trained."""
+    for stage in stages:
+        for position in range(0 if stage.several else stage.position, stage.position + 1):
+            if stage.kind == StageKind.CLUSTER and sizes[position] > documents:
+                raise UserError(
+                    f"indexer.codebook_sizes: {sizes[position]:,} codes at position {position + 1} for {documents:,} documents,"
+                    f" of which k-means makes their start; set at most {documents:,}"
+                )
+
+
 def check(recipe: RecipeConfig, reconstructor: ReconstructorKind) -> None:
     """Refuse settings that cannot work together, in one line each."""
     if recipe.later.quantiser.estimator == Estimator.MARGINAL:
