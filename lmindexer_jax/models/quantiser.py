@@ -70,7 +70,7 @@ class Quantised(NamedTuple):
 
     vector: Float[Array, "B D"]  # a codebook row forward; see Estimator for the backward pass
     code: Int[Array, " B"]
-    scores: Float[Array, "B K"]  # similarities divided by the temperature
+    scores: Float[Array, "B K"]  # similarities divided by the temperature, without noise
     commitment: Float[Array, " B"]  # weighted commitment plus codebook loss of each document
 
 
@@ -152,17 +152,18 @@ def quantise(
       The chosen rows with the estimator's gradient, codes, scaled scores, and the VQ losses per document.
     """
     scores = similarities(vectors, rows, similarity=config.similarity) / config.temperature
+    drawn = scores
     if config.estimator == Estimator.GUMBEL and key is not None:
-        scores = scores + jax.random.gumbel(key, scores.shape)
+        drawn = scores + jax.random.gumbel(key, scores.shape)
     if config.choice == Choice.BALANCED and queue is not None:
         code = balanced(lax.stop_gradient(vectors), lax.stop_gradient(rows), queue, config=config)
     else:
-        code = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        code = jnp.argmax(drawn, axis=-1).astype(jnp.int32)
     hard = rows[code]
     if config.estimator == Estimator.IDENTITY:
         vector = vectors + lax.stop_gradient(hard - vectors)
     else:
-        soft = jax.nn.softmax(scores, axis=-1) @ rows
+        soft = jax.nn.softmax(drawn, axis=-1) @ rows
         vector = soft + lax.stop_gradient(hard - soft)
     commit = jnp.sum(jnp.square(vectors - lax.stop_gradient(hard)), axis=-1)
     follow = jnp.sum(jnp.square(lax.stop_gradient(vectors) - hard), axis=-1)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmindexer_jax.indexing.terms import code_counts
 from lmindexer_jax.models import quantiser as q
 from lmindexer_jax.models.quantiser import (
     Choice,
@@ -101,6 +102,15 @@ def test_gumbel_draws_by_the_softmax_and_is_silent_without_a_key():
     codes = quantise(h, jnp.eye(3), config=config, key=jax.random.key(0)).code
     np.testing.assert_allclose(np.bincount(codes, minlength=3) / 20000, [0.7, 0.2, 0.1], atol=0.02)
     assert (quantise(h, jnp.eye(3), config=config).code == 0).all()
+
+
+def test_gumbel_noise_is_not_in_the_scores_that_tell_which_code_assignment_would_choose():
+    config = published(estimator=Estimator.GUMBEL)
+    drawn = quantise(H, E, config=config, key=jax.random.key(0))
+    np.testing.assert_array_equal(drawn.scores, quantise(H, E, config=config).scores)
+    chosen = quantise(jnp.broadcast_to(jnp.asarray(H[0]), (500, 4)), E, config=config, key=jax.random.key(0))
+    assert len(np.unique(chosen.code)) > 1
+    assert (code_counts(chosen) > 0).sum() == 1, "of one text over and over: one code"
 
 
 def test_sinkhorn_balances_and_equals_a_dense_computation():
