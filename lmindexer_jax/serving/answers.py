@@ -55,13 +55,13 @@ class Answers:
                 break
         return found
 
-    def search(self, query: str, *, k: int, category: str = "", diverse: bool = False) -> dict:
+    def search(self, query: str, *, k: int, category: tuple[str, ...] = (), diverse: bool = False) -> dict:
         """Search and explain.
 
         Args:
           query: not empty.
           k: documents wanted.
-          category: search below this path alone, written as "Beauty > Hands".
+          category: search below this path alone; one name may stand for a whole path, written as "Beauty > Hands".
           diverse: let groups of beams choose in turn.
 
         Returns:
@@ -75,7 +75,7 @@ class Answers:
           UserError: an empty query, or a category that no document has.
         """
         started = time.perf_counter()
-        within = self._below(parse_category(category)) if category else None
+        within = self._below(category) if category else None
         (trace,) = self.searcher.trace([query], k=k, within=within, groups=DIVERSE if diverse else 1)
         spent = time.perf_counter() - started
         hits = [_hit(rank, hit, length=len(trace.steps)) for rank, hit in enumerate(trace.hits, 1)]
@@ -108,6 +108,9 @@ class Answers:
         return beams
 
     def _subset(self, category: tuple[str, ...]) -> Permits:
+        corpus = self.searcher.corpus
+        if len(category) == 1 and (corpus is None or category not in corpus.label_names(1)):
+            category = parse_category(category[0])
         return self.searcher.subset(category=category)
 
 

@@ -2,7 +2,8 @@
 
     GET /                                     the page
     GET /api/about                            what is searched
-    GET /api/search?q=...&k=10                documents and beams; category=A > B and diverse=1 may be added
+    GET /api/search?q=...&k=10                documents and beams; diverse=1 and category=A > B may be added, the latter also
+                                              as category=A&category=B, where a ">" belongs to a name
 
 A refusal is `{"error": "one line"}` with its status: 400 for a parameter or a name that is not the server's, 413 for a body,
 500 for what went wrong here, 503 when too many are waiting. What never comes so far, uvicorn refuses in plain text: what is no
@@ -52,7 +53,7 @@ class Asked:
 
     query: str
     k: int
-    category: str
+    category: tuple[str, ...]
     diverse: bool
 
 
@@ -60,7 +61,7 @@ def read(given: QueryParams, limits: Limits) -> Asked:
     """The parameters of a search.
 
     Raises:
-      UserError: one is missing, unknown, given twice or out of bounds.
+      UserError: one is missing, unknown, given twice (but for the names of a category) or out of bounds.
     """
     known = ("q", "k", "category", "diverse")
     values = dict.fromkeys(known, "") | {"k": str(K), "diverse": "0"}
@@ -68,20 +69,21 @@ def read(given: QueryParams, limits: Limits) -> Asked:
     for name, value in given.multi_items():
         if name not in known:
             raise UserError(f"unknown parameter {name[:40]!r}; there are {', '.join(known)}")
-        if name in seen:
+        if name in seen and name != "category":
             raise UserError(f"{name} is given twice")
         seen.add(name)
         values[name] = value
-    for name in ("q", "category"):
-        if len(values[name]) > limits.query:
-            raise UserError(f"{name} has {len(values[name]):,} characters; at most {limits.query:,} are read")
+    category = tuple(filter(None, map(str.strip, given.getlist("category"))))
+    for name, length in (("q", len(values["q"])), ("category", sum(map(len, category)))):
+        if length > limits.query:
+            raise UserError(f"{name} has {length:,} characters; at most {limits.query:,} are read")
     if not values["q"].strip():
         raise UserError("q is empty; give a query, as in /api/search?q=lavender")
     if not re.fullmatch("[0-9]{1,6}", values["k"]) or not 1 <= int(values["k"]) <= limits.k:
         raise UserError(f"k goes from 1 to {limits.k}")
     if values["diverse"] not in SWITCH:
         raise UserError("diverse is 0 or 1")
-    return Asked(values["q"].strip(), int(values["k"]), values["category"].strip(), SWITCH[values["diverse"]])
+    return Asked(values["q"].strip(), int(values["k"]), category, SWITCH[values["diverse"]])
 
 
 class Gate:

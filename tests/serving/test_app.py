@@ -69,6 +69,16 @@ def test_within_a_category_and_different_ones(client):
     refused(client.get("/api/search", params={"q": "t1w3", "category": "none"}), 400, "no document has a category path")
 
 
+def test_names_of_a_category_may_have_the_sign_that_joins_them(client, answers, monkeypatch):
+    asked = []
+    monkeypatch.setattr(answers.searcher.corpus, "label_names", lambda depth: [("Size > 10",), ("Tools",)])
+    monkeypatch.setattr(answers.searcher, "subset", lambda *, category: asked.append(category))
+    for given in ("Size > 10", ["Tools", "Size > 10"], ["Size > 10", "Tools"], "Tools > Size > 10", ["Tools ", ""]):
+        assert client.get("/api/search", params={"q": "t1w3", "category": given}).status_code == 200
+    assert asked == [("Size > 10",), ("Tools", "Size > 10"), ("Size > 10", "Tools"), ("Tools", "Size", "10"), ("Tools",)]
+    refused(client.get("/api/search", params={"q": "a", "category": 31 * ["x" * 10]}), 400, "category has 310 characters; at most 300")
+
+
 def test_about(client):
     about = client.get("/api/about").json()
     assert about["documents"] == 60 and about["codes"] == [4, 3, 4] and about["categories"] and about["title"] == "corpus.jsonl"

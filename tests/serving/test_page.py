@@ -26,7 +26,8 @@ class Made:
     """In the place of `Answers`: whatever is asked, `hits` and `positions`."""
 
     def __init__(self):
-        self.hits = [hit("0-1")]
+        self.asked = []
+        self.hits = [hit("0-1", path=["Tools", "Size > 10"])]
         self.positions = [
             {"position": 1, "codes": 4, "kept": 1.0, "beams": [beam("0", 0.6), beam("2", 0.4)]},
             {"position": 2, "codes": 4, "kept": 0.8, "beams": [beam("0-1", 0.3), beam("0-3", 0.2)]},
@@ -36,14 +37,20 @@ class Made:
         return {"title": "made", "documents": 3, "codes": [4, 4], "categories": True, "texts": True, "examples": [], "version": "0"}
 
     def search(self, query: str, **asked) -> dict:
+        self.asked.append(asked)
         if query == "none":
             raise UserError("nothing is called so")
         return {"query": query, "k": 10, "milliseconds": 1.0, "hits": self.hits, "positions": self.positions}
 
 
 @pytest.fixture(scope="module")
-def port():
-    with server.serving(make_app(Made(), hosts=("127.0.0.1",))) as port:
+def made():
+    return Made()
+
+
+@pytest.fixture(scope="module")
+def port(made):
+    with server.serving(make_app(made, hosts=("127.0.0.1",))) as port:
         yield port
 
 
@@ -73,3 +80,18 @@ def test_a_refusal_is_told_whoever_refuses(page):
     page.do("window.fetch = window.kept")
     search(page, "again")
     assert page.do(status) == "1 document in 1.0 ms"
+
+
+def test_every_name_of_a_path_can_be_chosen(made, page):
+    search(page, "narrow")
+    for number, names in enumerate((("Tools",), ("Tools", "Size > 10"))):
+        page.do(f"document.querySelectorAll('.crumbs button')[{number}].click()")
+        page.until("document.body.dataset.ready === 'answer'")
+        assert made.asked[-1]["category"] == names
+        assert page.do("document.getElementById('within').textContent") == f"only {' › '.join(names)}  ✕"
+    page.do("window.old = true; location.reload()")
+    page.until("!window.old && document.body && document.body.dataset.ready === 'answer'")
+    assert made.asked[-1]["category"] == ("Tools", "Size > 10"), "the address says it, too"
+    page.do("document.getElementById('within').click()")
+    page.until("document.body.dataset.ready === 'answer'")
+    assert made.asked[-1]["category"] == () and "category" not in page.do("location.search")
