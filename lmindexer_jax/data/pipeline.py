@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Int
 
-WINDOW = 32  # batches among which documents are put together by length
+WINDOW = 32  # batches, at most, among which documents are put together by length
 
 Fetch = Callable[[Int[np.ndarray, " B"], Int[np.ndarray, " b"], np.random.Generator], dict[str, np.ndarray]]
 
@@ -42,8 +42,8 @@ def training_batches(
       seed: of the order; stages pass different seeds.
       steps: length of the data set.
       rows: of each batch that this process reads; all by default.
-      lengths: of the documents, where short ones are not to pay for long ones: what `WINDOW` batches would draw is dealt
-        out to them by length, and the batches come in random order.
+      lengths: of the documents, where short ones are not to pay for long ones: what up to `WINDOW` batches of an epoch would
+        draw is dealt out to them by length, and the batches come in random order.
     """
     rows = np.arange(batch_size) if rows is None else rows
     order = grain.MapDataset.range(documents).shuffle(seed=seed).repeat()
@@ -51,17 +51,28 @@ def training_batches(
     def draw(first: int, count: int) -> Int[np.ndarray, " n"]:
         return np.fromiter((order[i] for i in range(first, first + count)), np.int64, count)
 
+    def window(step: int) -> tuple[int, int]:
+        """First and end of the batches of one epoch that share their documents with that of a step: every epoch sees every
+        document. A batch that reaches into the next epoch stands alone."""
+        epoch = step * batch_size // documents
+        begin, end = -(-epoch * documents // batch_size), (epoch + 1) * documents // batch_size
+        if step >= end:
+            return step, step + 1
+        first = begin + (step - begin) // WINDOW * WINDOW
+        return first, min(first + WINDOW, end, steps)
+
     @functools.lru_cache(maxsize=2)
-    def by_length(window: int) -> Int[np.ndarray, "W B"]:
-        drawn = draw(window * WINDOW * batch_size, WINDOW * batch_size)
-        drawn = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(WINDOW, batch_size)
-        return np.random.default_rng((seed, window, 1)).permutation(drawn)
+    def by_length(first: int, end: int) -> Int[np.ndarray, "W B"]:
+        drawn = draw(first * batch_size, (end - first) * batch_size)
+        drawn = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(end - first, batch_size)
+        return np.random.default_rng((seed, first, 1)).permutation(drawn)
 
     def load(step: int) -> dict[str, np.ndarray]:
         if lengths is None:
             indices = draw(step * batch_size, batch_size)
         else:
-            indices = by_length(step // WINDOW)[step % WINDOW]
+            first, end = window(step)
+            indices = by_length(first, end)[step - first]
         return fetch(indices, rows, np.random.default_rng((seed, step, 0)))
 
     return grain.MapDataset.range(steps).map(load)

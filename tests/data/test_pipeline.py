@@ -2,6 +2,7 @@
 
 import grain
 import numpy as np
+import pytest
 
 from lmindexer_jax.data.pipeline import WINDOW, inference_batches, length_buckets, steps_per_epoch, training_batches
 
@@ -32,6 +33,19 @@ def test_batches_of_like_length_hold_what_would_have_been_drawn():
     assert abs(np.corrcoef(means, np.arange(WINDOW))[0, 1]) < 0.5, "in random order"
     data = training_batches(lambda indices, rows, rng: {"i": indices}, **how, lengths=lengths)
     np.testing.assert_array_equal(data[WINDOW + 3]["i"], sorted_[WINDOW + 3], err_msg="a step knows nothing of those before")
+
+
+@pytest.mark.parametrize(("documents", "steps"), [(125, 16), (125, 47), (125, 7), (600, 160), (5, 9)])
+def test_batches_of_like_length_leave_no_document_out_of_an_epoch(documents, steps):
+    lengths = np.random.default_rng(0).integers(1, 100, documents)
+    how = dict(documents=documents, batch_size=8, seed=5, steps=steps)
+    plain, dealt = ([each["i"] for each in drawn(**how, lengths=given)] for given in (None, lengths))
+    whole = {epoch * documents // 8 for epoch in range(1, steps * 8 // documents + 1)}  # batches within the first epochs
+    for end in {*whole, steps} - {0}:
+        assert sorted(np.concatenate(dealt[:end])) == sorted(np.concatenate(plain[:end]))
+    assert [len(set(batch)) for batch in dealt] == [len(set(batch)) for batch in plain], "a document twice in a batch"
+    data = training_batches(lambda indices, rows, rng: {"i": indices}, **how, lengths=lengths)
+    np.testing.assert_array_equal(data[steps - 1]["i"], dealt[-1], err_msg="a step knows nothing of those before")
 
 
 def test_processes_share_the_batch_of_one_process():
