@@ -27,7 +27,7 @@ from lmindexer_jax.indexing.centres import whole_corpus
 from lmindexer_jax.indexing.encode import encode_corpus
 from lmindexer_jax.indexing.estimate import gain_of_bfloat16
 from lmindexer_jax.indexing.inputs import Inputs
-from lmindexer_jax.indexing.recipe import Order, Stage, plan
+from lmindexer_jax.indexing.recipe import Order, Stage, plan, refuse_few
 from lmindexer_jax.indexing.two_stage import ENCODER, IndexerKind, TwoStage, code_sizes
 from lmindexer_jax.indexing.vectors import VectorSource, check as check_vectors, from_file, from_language_model
 from lmindexer_jax.models import presets
@@ -102,7 +102,7 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
     """Open or make everything that a learned run needs; quick when it has been made before.
 
     Raises:
-      UserError: see `open_texts`, or stages that cannot work together.
+      UserError: see `open_texts`, stages that cannot work together, or fewer documents than codes.
     """
     texts = open_texts(config, workdir, console=console)
     corpus, tokenizer, store = texts.corpus, texts.tokenizer, texts.store
@@ -112,10 +112,11 @@ def prepare(config: Config, workdir: pathlib.Path, *, console: Console) -> Prepa
     stages = plan(
         config.recipe, positions=positions, documents=len(corpus), reconstructor=config.indexer.reconstructor.kind
     )
+    refuse_few(stages, sizes=config.indexer.codebook_sizes, documents=len(corpus))
     bind(workdir, settings=texts.settings, precision=texts.precision, config=config)
     unlabelled = tokenizer.special_ids
     inputs = Inputs(store, unlabelled, np.zeros((len(corpus), positions), np.int32), words)
-    if frozen_language_model(stages) and config.language_model.cache_states:
+    if stages[0].frozen and config.language_model.cache_states:
         encoded = encode_corpus(functions, params, store, directory=encoded_home(cache, workdir), console=console)
         inputs.encoded, inputs.pooled, inputs.lexical = encoded
     if config.indexer.pooled_weight > 0:
@@ -187,11 +188,6 @@ def check(config: Config) -> None:
         check_vectors(config.two_stage.vectors)
     elif config.recipe.order == Order.TOGETHER and config.indexer.pooled_weight > 0:
         raise UserError("recipe.order='together' needs indexer.pooled_weight=0: what a prefix explains is known once it is assigned")
-
-
-def frozen_language_model(stages: list[Stage]) -> bool:
-    """Whether no stage moves the encoder, so that its states can be kept."""
-    return all(stage.rates.language_model == 0 for stage in stages if stage.kind.trains)
 
 
 def encoded_home(cache: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:

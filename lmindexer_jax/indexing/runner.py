@@ -29,7 +29,7 @@ from lmindexer_jax.indexing.centres import prefix_centres
 from lmindexer_jax.indexing.inputs import Inputs
 from lmindexer_jax.indexing.kmeans import kmeans
 from lmindexer_jax.indexing.objective import make_objective, start_memory
-from lmindexer_jax.indexing.recipe import RecipeConfig, Stage, StageKind, refuse_few
+from lmindexer_jax.indexing.recipe import RecipeConfig, Stage, StageKind
 from lmindexer_jax.models.indexer import IndexerFunctions, Params, codebook
 from lmindexer_jax.models.quantiser import Similarity, similarities
 from lmindexer_jax.training import hosts
@@ -89,11 +89,7 @@ def walk(run: Run) -> Params:
 
     Returns:
       the parameters after the last stage.
-
-    Raises:
-      UserError: fewer documents than codes, or see `restore`.
     """
-    refuse_few(run.stages, sizes=run.functions.module.config.codebook_sizes, documents=len(run.inputs))
     assigners = Assigners(run.workdir / "assigners")
     with contextlib.ExitStack() as open_files:
         checkpoints = open_files.enter_context(Checkpoints(run.workdir / "checkpoints"))
