@@ -16,6 +16,7 @@ from lmindexer_jax.console import Console
 from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.data.embeddings import content_hash
 from lmindexer_jax.data.interactions import read_interactions
+from lmindexer_jax.data.pipeline import length_buckets
 from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from lmindexer_jax.data.cache import cache_root, locked
 from lmindexer_jax.data.tokens import TokenStore, open_tokens
@@ -77,6 +78,12 @@ def open_texts(config: Config, workdir: pathlib.Path, *, console: Console) -> Te
     """
     check(config)
     preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
+    positions = getattr(preset.config, "max_position_embeddings", None)  # a T5 counts none
+    if positions and length_buckets(config.language_model.max_length)[-1] > positions:
+        raise UserError(
+            f"language_model.max_length={config.language_model.max_length}: {config.language_model.name} has {positions} positions;"
+            " give no more"
+        )
     cache = cache_root(config.corpus.cache_dir)
     with hosts.first_goes_ahead():
         workdir.mkdir(parents=True, exist_ok=True)

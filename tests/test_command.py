@@ -88,10 +88,11 @@ def copy(finished, tmp_path):
         (["--config.seed=many"], ["seed", "many"]),
         (["--config.corpus.path=nowhere.jsonl"], ["nowhere.jsonl"]),
         (["--config.corpus.path=", "--config.corpus.name=/data/my.jsonl"], ["/data/my.jsonl", "corpus.path"]),
+        (["--config.language_model.name=minilm", "--config.language_model.max_length=513"], ["max_length=513", "512 positions"]),
         (["--config.seed=-1"], ["seed=-1", "at least 0"]),
         (["--config.interactions=nowhere.tsv"], ["nowhere.tsv", "no such file"]),
     ],
-    ids=["unknown field", "wrong type", "no corpus", "a path as a name", "seed", "interactions"],
+    ids=["unknown field", "wrong type", "no corpus", "a path as a name", "too long", "seed", "interactions"],
 )
 def test_a_slip_is_one_line(home, tmp_path, flags, texts):
     refused(learn(home, tmp_path / "run", *flags), *texts)
