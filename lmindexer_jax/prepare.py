@@ -215,7 +215,8 @@ def open_tokenizer(config: Config, preset: presets.Preset, corpus: Corpus | None
         return load_tokenizer(preset.tokenizer_dir)
     home = workdir / "tokenizer"
     # One that stands there before the workdir is bound to its settings may be of a call that was given others.
-    if hosts.first() and corpus is not None and not (workdir / RUN).exists():
+    doubtful = hosts.first() and corpus is not None and not (workdir / RUN).exists()
+    if doubtful or not (home / "tokenizer.json").exists():
         train_tokenizer(corpus, vocab_size=config.language_model.vocabulary).save(home)
     return load_tokenizer(home)
 
