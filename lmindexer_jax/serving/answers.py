@@ -5,10 +5,13 @@ import math
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 import lmindexer_jax
 from lmindexer_jax.evaluation.explain import name_of
 from lmindexer_jax.evaluation.gloss import Gloss
+from lmindexer_jax.evaluation.text_space import LONGEST_TEXT, WORD
 from lmindexer_jax.retrieval.permits import Permits
 from lmindexer_jax.retrieval.searcher import Hit, Searcher, Step, parse_category
 
@@ -65,8 +68,9 @@ class Answers:
           diverse: let groups of beams choose in turn.
 
         Returns:
-          `query`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob` and `probability`, None where no beam
-          reached the document, `similarity`, `text`, `path`, `prefixes` of its ID); `positions`, one for each code: `position`,
+          `query` and its `words`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob` and `probability`, None
+          where no beam reached the document, `similarity`, `text`, `path`, `prefixes` of its ID, those of their `words` that
+          its whole text has); `positions`, one for each code: `position`,
           `codes` there are, `kept` (the probability that the beams hold), and the 20 best `beams`, and those of the hits, best
           first: `prefix`, `log_prob`, `probability`, `given` (that of its last code after those before), and what
           `Gloss.look_up` says of it.
@@ -80,13 +84,17 @@ class Answers:
         spent = time.perf_counter() - started
         hits = [_hit(rank, hit, length=len(trace.steps)) for rank, hit in enumerate(trace.hits, 1)]
         found = {prefix for hit in hits for prefix in hit["prefixes"]}
+        nodes = {name_of(codes): int(node) for step in trace.steps for codes, node in zip(step.codes, step.nodes, strict=True)}
+        for hit in hits:
+            hit["words"] = self._shared(hit, nodes)
         sizes, positions, above = self.searcher.table.manifest.codebook_sizes, [], {"": 0.0}
         for length, step in enumerate(trace.steps, 1):
             kept = min(1.0, float(np.exp(step.log_probs).sum()))
             beams = self._beams(step, above, found=found)
             positions.append({"position": length, "codes": sizes[length - 1], "kept": kept, "beams": beams})
             above = dict(zip(map(name_of, step.codes), step.log_probs, strict=True))
-        return {"query": query, "k": k, "milliseconds": round(1000 * spent, 2), "hits": hits, "positions": positions}
+        asked = {"query": query, "words": sorted(_words(query)), "k": k, "milliseconds": round(1000 * spent, 2)}
+        return asked | {"hits": hits, "positions": positions}
 
     def _beams(self, step: Step, above: dict[str, float], *, found: set[str]) -> list[dict]:
         """The best beams of one position and those that are `found`; `above` has log p of those before it."""
@@ -107,11 +115,28 @@ class Answers:
             )
         return beams
 
+    def _shared(self, hit: dict, nodes: dict[str, int]) -> list[str]:
+        """Words of a hit's prefixes, as far as these have `nodes`, that its text has, too."""
+        kept = [(length, nodes[prefix]) for length, prefix in enumerate(hit["prefixes"], 1) if prefix in nodes]
+        corpus = self.searcher.corpus
+        if corpus is None or not kept:
+            return []
+        rows = self._gloss.rows(*kept[-1])
+        row = rows[pc.index(self.searcher.table.ids.take(pa.array(rows)), hit["document"]).as_py()]
+        if row >= len(corpus):
+            return []
+        return sorted({word for prefix in kept for word in self._gloss.look_up(*prefix)["words"]} & _words(corpus.text(row)))
+
     def _subset(self, category: tuple[str, ...]) -> Permits:
         corpus = self.searcher.corpus
         if len(category) == 1 and (corpus is None or category not in corpus.label_names(1)):
             category = parse_category(category[0])
         return self.searcher.subset(category=category)
+
+
+def _words(text: str) -> set[str]:
+    """Those of a text, taken as the words of prefixes are (`text_space`)."""
+    return set(WORD.findall(text[:LONGEST_TEXT].lower()))
 
 
 def _hit(rank: int, hit: Hit, *, length: int) -> dict:

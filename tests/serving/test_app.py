@@ -2,6 +2,7 @@
 
 import json
 import queue
+import re
 import threading
 
 import numpy as np
@@ -58,6 +59,25 @@ def test_documents_and_beams_that_belong_together(client, answers):
     for beam in first["beams"]:
         assert all(word[:2] in (f"t{beam['prefix']}", f"s{beam['prefix']}") for word in beam["words"][:5]), "the topic's own"
         assert {mix["path"][0] for mix in beam["categories"]} == {f"topic {beam['prefix']}"}
+
+
+def test_words_of_the_query_and_of_the_whole_text_that_prefixes_have(client, answers, monkeypatch):
+    corpus, rows = answers.searcher.corpus, {name: row for row, name in enumerate(answers.searcher.table.ids.to_pylist())}
+    texts = {name: corpus.text(row) for name, row in rows.items()}
+
+    def ask(before: str) -> dict:
+        monkeypatch.setattr(corpus, "text", lambda row: before + texts[list(rows)[row]].upper())
+        return client.get("/api/search", params={"q": "the 3D-printer's T1W3", "k": 20}).json()
+
+    found = ask(before=150 * "- ")  # behind what is shown
+    assert found["words"] == ["d-printer's", "t1w3", "the"], "as the words of prefixes are taken"
+    beams = {beam["prefix"]: beam["words"] for position in found["positions"] for beam in position["beams"]}
+    for hit in found["hits"]:
+        assert not hit["text"].strip("- ")
+        told = {word for prefix in hit["prefixes"] for word in beams[prefix]}
+        assert hit["words"] == sorted(told & set(re.findall(r"\w+", texts[hit["document"]]))) != []
+        assert told - set(hit["words"])
+    assert not any(hit["words"] for hit in ask(before=2000 * "- ")["hits"]), "behind what was read of it"
 
 
 def test_within_a_category_and_different_ones(client):
@@ -189,7 +209,7 @@ def test_no_parameters_are_an_error_of_the_server(client, parameters):
     answer = client.get("/api/search", params=parameters)
     assert answer.status_code in (200, 400)
     content = json.loads(answer.content)
-    assert content.keys() == {"query", "k", "milliseconds", "hits", "positions"} if answer.status_code == 200 else {"error"}
+    assert content.keys() == {"query", "words", "k", "milliseconds", "hits", "positions"} if answer.status_code == 200 else {"error"}
 
 
 @settings(max_examples=200, deadline=None)

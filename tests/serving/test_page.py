@@ -18,7 +18,7 @@ def hit(prefix: str, **more) -> dict:
     parts = prefix.split("-")
     return {
         "rank": 1, "document": "d1", "full_id": prefix + "-0", "log_prob": -1.0, "probability": 0.3, "similarity": None, "text": "",
-        "path": [], "prefixes": ["-".join(parts[: t + 1]) for t in range(len(parts))],
+        "path": [], "words": [], "prefixes": ["-".join(parts[: t + 1]) for t in range(len(parts))],
     } | more  # fmt: skip
 
 
@@ -27,9 +27,9 @@ class Made:
 
     def __init__(self):
         self.asked = []
-        self.hits = [hit("0-1", path=["Tools", "Size > 10"])]
+        self.hits = [hit("0-1", path=["Tools", "Size > 10"], words=["lamp"])]
         self.positions = [
-            {"position": 1, "codes": 4, "kept": 1.0, "beams": [beam("0", 0.6), beam("2", 0.4)]},
+            {"position": 1, "codes": 4, "kept": 1.0, "beams": [beam("0", 0.6, words=["lamp", "d-printer", "oil"]), beam("2", 0.4)]},
             {"position": 2, "codes": 4, "kept": 0.8, "beams": [beam("0-1", 0.3), beam("0-3", 0.2)]},
         ]
 
@@ -40,7 +40,7 @@ class Made:
         self.asked.append(asked)
         if query == "none":
             raise UserError("nothing is called so")
-        return {"query": query, "k": 10, "milliseconds": 1.0, "hits": self.hits, "positions": self.positions}
+        return {"query": query, "words": ["d-printer"], "k": 10, "milliseconds": 1.0, "hits": self.hits, "positions": self.positions}
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,11 @@ def test_every_name_of_a_path_can_be_chosen(made, page):
     page.do("document.getElementById('within').click()")
     page.until("document.body.dataset.ready === 'answer'")
     assert made.asked[-1]["category"] == () and "category" not in page.do("location.search")
+
+
+def test_the_server_says_which_words_are_shared(page):
+    search(page, "3d-printer")
+    shown = "[...document.querySelectorAll('.why {}')].map(each => each.textContent)"
+    assert page.do(shown.format("mark")) == ["d-printer"] and page.do(shown.format("b")) == ["lamp"]
+    page.do("light('0')")
+    assert page.do("document.querySelector('#told mark').textContent") == "d-printer"
