@@ -3,6 +3,7 @@
 import functools
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from lmindexer_jax.retrieval.searcher import Hit, Searcher, Step, parse_category
 
 DIVERSE = 5  # groups of beams that a search for different results has
 CATEGORIES = 3  # shown of a prefix
-BEAMS = 20  # shown of a position, beside those that the documents found have
+BEAMS = 20  # shown of a position, beside those that lead to the documents found and to others shown
 SUBSETS = 8  # categories that are kept ready to be searched
 EXAMPLES, LONGEST_EXAMPLE = 4, 60  # queries to begin with, and their characters
 
@@ -70,10 +71,11 @@ class Answers:
         Returns:
           `query` and its `words`, `k`, `milliseconds`; `hits` (`rank`, `document`, `full_id`, `log_prob` and `probability`, None
           where no beam reached the document, `similarity`, `text`, `path`, `prefixes` of its ID, those of their `words` that
-          its whole text has); `positions`, one for each code: `position`,
-          `codes` there are, `kept` (the probability that the beams hold), and the 20 best `beams`, and those of the hits, best
-          first: `prefix`, `log_prob`, `probability`, `given` (that of its last code after those before), and what
-          `Gloss.look_up` says of it.
+          its whole text has); `positions`, one for each code: `position`, `codes` there are, `alive` (how many beams were
+          kept), `kept` (the probability that all these hold), and the 20 best `beams`, those of the hits and those before
+          either, best first: `prefix`, `log_prob`, `probability`, `given` (that of its last code after those before),
+          `continued` (whether any beam of the next position begins so, or at the last one any hit), and what `Gloss.look_up`
+          says of it.
 
         Raises:
           UserError: an empty query, or a category that no document has.
@@ -83,55 +85,75 @@ class Answers:
         (trace,) = self.searcher.trace([query], k=k, within=within, groups=DIVERSE if diverse else 1)
         spent = time.perf_counter() - started
         hits = [_hit(rank, hit, length=len(trace.steps)) for rank, hit in enumerate(trace.hits, 1)]
-        found = {prefix for hit in hits for prefix in hit["prefixes"]}
-        nodes = {name_of(codes): int(node) for step in trace.steps for codes, node in zip(step.codes, step.nodes, strict=True)}
+        kept = {}
+        for step in trace.steps:
+            places = zip(step.codes, step.nodes, step.log_probs, strict=True)
+            kept |= {name_of(codes): (int(node), float(log_prob)) for codes, node, log_prob in places}
         for hit in hits:
-            hit["words"] = self._shared(hit, nodes)
-        sizes, positions, above = self.searcher.table.manifest.codebook_sizes, [], {"": 0.0}
+            hit["words"] = self._shared(hit, kept)
+        continued = {_above(prefix) for prefix in kept} | {hit["prefixes"][-1] for hit in hits}
+        shown = _shown(trace.steps, hits)
+        positions = []
         for length, step in enumerate(trace.steps, 1):
-            kept = min(1.0, float(np.exp(step.log_probs).sum()))
-            beams = self._beams(step, above, found=found)
-            positions.append({"position": length, "codes": sizes[length - 1], "kept": kept, "beams": beams})
-            above = dict(zip(map(name_of, step.codes), step.log_probs, strict=True))
+            prefixes = filter(shown.__contains__, map(name_of, step.codes))
+            positions.append(
+                {
+                    "position": length,
+                    "codes": self.searcher.table.manifest.codebook_sizes[length - 1],
+                    "alive": len(step.codes),
+                    "kept": min(1.0, float(np.exp(step.log_probs).sum())),
+                    "beams": [self._beam(prefix, kept) | {"continued": prefix in continued} for prefix in prefixes],
+                }
+            )
         asked = {"query": query, "words": sorted(_words(query)), "k": k, "milliseconds": round(1000 * spent, 2)}
         return asked | {"hits": hits, "positions": positions}
 
-    def _beams(self, step: Step, above: dict[str, float], *, found: set[str]) -> list[dict]:
-        """The best beams of one position and those that are `found`; `above` has log p of those before it."""
-        beams = []
-        for place, (codes, node, log_prob) in enumerate(zip(step.codes, step.nodes, step.log_probs, strict=True)):
-            if place >= BEAMS and name_of(codes) not in found:
-                continue
-            told = self._gloss.look_up(len(codes), int(node))
-            beams.append(
-                {
-                    "prefix": name_of(codes),
-                    "log_prob": float(log_prob),
-                    "probability": math.exp(log_prob),
-                    "given": min(1.0, math.exp(log_prob - above[name_of(codes[:-1])])),
-                    **told,
-                    "categories": told["categories"][:CATEGORIES],
-                }
-            )
-        return beams
+    def _beam(self, prefix: str, kept: dict[str, tuple[int, float]]) -> dict:
+        """One prefix of those that were `kept`, with their nodes and log p."""
+        node, log_prob = kept[prefix]
+        above = kept[_above(prefix)][1] if _above(prefix) else 0.0
+        told = self._gloss.look_up(prefix.count("-") + 1, node)
+        return {
+            "prefix": prefix,
+            "log_prob": log_prob,
+            "probability": math.exp(log_prob),
+            "given": min(1.0, math.exp(log_prob - above)),
+            **told,
+            "categories": told["categories"][:CATEGORIES],
+        }
 
-    def _shared(self, hit: dict, nodes: dict[str, int]) -> list[str]:
-        """Words of a hit's prefixes, as far as these have `nodes`, that its text has, too."""
-        kept = [(length, nodes[prefix]) for length, prefix in enumerate(hit["prefixes"], 1) if prefix in nodes]
+    def _shared(self, hit: dict, kept: dict[str, tuple[int, float]]) -> list[str]:
+        """Words of a hit's prefixes, as far as these were `kept`, that its text has, too."""
+        nodes = [(length, kept[prefix][0]) for length, prefix in enumerate(hit["prefixes"], 1) if prefix in kept]
         corpus = self.searcher.corpus
-        if corpus is None or not kept:
+        if corpus is None or not nodes:
             return []
-        rows = self._gloss.rows(*kept[-1])
+        rows = self._gloss.rows(*nodes[-1])
         row = rows[pc.index(self.searcher.table.ids.take(pa.array(rows)), hit["document"]).as_py()]
         if row >= len(corpus):
             return []
-        return sorted({word for prefix in kept for word in self._gloss.look_up(*prefix)["words"]} & _words(corpus.text(row)))
+        return sorted({word for node in nodes for word in self._gloss.look_up(*node)["words"]} & _words(corpus.text(row)))
 
     def _subset(self, category: tuple[str, ...]) -> Permits:
         corpus = self.searcher.corpus
         if len(category) == 1 and (corpus is None or category not in corpus.label_names(1)):
             category = parse_category(category[0])
         return self.searcher.subset(category=category)
+
+
+def _above(prefix: str) -> str:
+    """The prefix before its last code; empty where that is the first."""
+    return prefix.rpartition("-")[0]
+
+
+def _shown(steps: Sequence[Step], hits: Sequence[dict]) -> set[str]:
+    """The best prefixes of every position, those of the documents found, and all before either: a link needs both its ends."""
+    shown = set()
+    for prefix in [name_of(codes) for step in steps for codes in step.codes[:BEAMS]] + [hit["prefixes"][-1] for hit in hits]:
+        while prefix:
+            shown.add(prefix)
+            prefix = _above(prefix)
+    return shown
 
 
 def _words(text: str) -> set[str]:

@@ -61,6 +61,32 @@ def test_documents_and_beams_that_belong_together(client, answers):
         assert {mix["path"][0] for mix in beam["categories"]} == {f"topic {beam['prefix']}"}
 
 
+def test_beams_are_told_from_all_that_were_kept_not_from_those_shown(client, answers, monkeypatch):
+    monkeypatch.setattr("lmindexer_jax.retrieval.searcher.BEAMS", 10)
+    monkeypatch.setattr("lmindexer_jax.serving.answers.BEAMS", 3)
+    seen = {"given up": 0, "continued unseen": 0, "shown for what follows": 0}
+    for query in ("t1w3 s12w1", "t0w1", "t2w2 s20w4", "t3w5 s31w0"):
+        found = client.get("/api/search", params={"q": query, "k": 2}).json()
+        (trace,) = answers.searcher.trace([query], k=2)
+        names = [["-".join(map(str, codes)) for codes in step.codes] for step in trace.steps]
+        ends = [hit["prefixes"][-1] for hit in found["hits"]]
+        places = [{beam["prefix"]: beam["continued"] for beam in position["beams"]} for position in found["positions"]]
+        for t, (position, shown) in enumerate(zip(found["positions"], places, strict=True)):
+            assert position["alive"] == len(names[t]) and list(shown) == [name for name in names[t] if name in shown]
+            assert position["kept"] == pytest.approx(np.exp(trace.steps[t].log_probs).sum(), abs=1e-4)
+            assert shown.keys() >= {*names[t][:3], *("-".join(end.split("-")[: t + 1]) for end in ends)}
+            following = names[t + 1] if t < 2 else [f"{end}-" for end in ends]
+            assert shown == {name: any(each.startswith(f"{name}-") for each in following) for name in shown}
+            seen["given up"] += t < 2 and not all(shown.values())
+            if t < 2:
+                assert {name.rpartition("-")[0] for name in places[t + 1]} <= shown.keys(), "a link has both its ends"
+                seen["continued unseen"] += any(
+                    goes_on and not any(each.startswith(f"{name}-") for each in places[t + 1]) for name, goes_on in shown.items()
+                )
+                seen["shown for what follows"] += bool(shown.keys() - {*names[t][:3]} - {end[: len(names[t][0])] for end in ends})
+    assert all(seen.values()), "each kind was met"
+
+
 def test_words_of_the_query_and_of_the_whole_text_that_prefixes_have(client, answers, monkeypatch):
     corpus, rows = answers.searcher.corpus, {name: row for row, name in enumerate(answers.searcher.table.ids.to_pylist())}
     texts = {name: corpus.text(row) for name, row in rows.items()}

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def beam(prefix: str, probability: float, **more) -> dict:
-    return {"prefix": prefix, "log_prob": -1.0, "probability": probability, "given": 0.5, "documents": 2, "words": [], "categories": []} | more
+    return {"prefix": prefix, "log_prob": -1.0, "probability": probability, "given": 0.5, "documents": 2, "words": [], "categories": [], "continued": True} | more
 
 
 def hit(prefix: str, **more) -> dict:
@@ -29,9 +29,15 @@ class Made:
         self.asked = []
         self.hits = [hit("0-1", path=["Tools", "Size > 10"], words=["lamp"])]
         self.positions = [
-            {"position": 1, "codes": 4, "kept": 1.0, "beams": [beam("0", 0.6, words=["lamp", "d-printer", "oil"]), beam("2", 0.4)]},
-            {"position": 2, "codes": 4, "kept": 0.8, "beams": [beam("0-1", 0.3), beam("0-3", 0.2)]},
-        ]
+            {
+                "position": 1, "codes": 4, "kept": 1.0, "alive": 2,
+                "beams": [beam("0", 0.6, words=["lamp", "d-printer", "oil"]), beam("2", 0.4)],
+            },
+            {
+                "position": 2, "codes": 4, "kept": 0.8, "alive": 100,
+                "beams": [beam("0-1", 0.3), beam("0-3", 0.2, continued=False)],
+            },
+        ]  # fmt: skip
 
     def about(self) -> dict:
         return {"title": "made", "documents": 3, "codes": [4, 4], "categories": True, "texts": True, "examples": [], "version": "0"}
@@ -103,3 +109,11 @@ def test_the_server_says_which_words_are_shared(page):
     assert page.do(shown.format("mark")) == ["d-printer"] and page.do(shown.format("b")) == ["lamp"]
     page.do("light('0')")
     assert page.do("document.querySelector('#told mark').textContent") == "d-printer"
+
+
+def test_beams_are_told_as_the_server_counts_them(page):
+    search(page, "beams")
+    heads = page.do("[...document.querySelectorAll('.column h3 span')].map(each => each.textContent)")
+    assert heads == ["2 kept hold 100 %", "100 kept hold 80 %; 2 shown"]
+    ended = page.do("[...document.querySelectorAll('.beam.ended')].map(each => each.dataset.prefix)")
+    assert ended == ["0-3"], "what goes on unseen was not given up"
