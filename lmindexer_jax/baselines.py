@@ -69,6 +69,8 @@ def main() -> None:
     queries = task.split(flags.split).answerable()
     if not len(queries):
         raise UserError(f"no query of split {flags.split!r} has a relevant document")
+    if flags.runs:
+        trec.check_names([*task.documents, *queries.ids, *filter(None, [flags.encoder])])
     slices = {}
     if TRAIN in task.splits and flags.split != TRAIN:
         slices = ranking.seen_and_unseen(task.split(TRAIN).qrels.answers, len(corpus))

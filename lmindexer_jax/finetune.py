@@ -85,7 +85,7 @@ def execute(
       and NDCG, and how many queries, documents and pairs there were.
 
     Raises:
-      UserError: no finished run, its corpus has changed, or unfit queries.
+      UserError: no finished run, its corpus has changed, unfit queries, or ids that no run file can hold.
     """
     config = config or FinetuneConfig()
     if config.epochs <= 0 or config.batch_size < 1 or config.optim.learning_rate <= 0 or config.language_model < 0:
@@ -102,6 +102,8 @@ def execute(
     with hosts.first_goes_ahead():
         corpus = run.corpus()
         pairs, aside, held = open_pairs(queries, splits, corpus, count=config.pseudo_queries, seed=seed, console=console)
+        if runs:
+            trec.check_names([*table.ids.to_pylist(), *(name for each in held for name in each.ids)])
         tokenizer = open_tokenizer(run.config, preset, corpus, workdir)
         texts = open_tokens(pairs, tokenizer, max_length=config.max_length, cache_dir=cache)
         documents = open_tokens(corpus, tokenizer, max_length=run.config.language_model.max_length, cache_dir=cache)
@@ -110,7 +112,8 @@ def execute(
     precision = jnp.dtype(described["precision"]) if described else jnp.float32
     language_model = language_model_config(preset, tokenizer)
     stack = run.config.language_model.stack
-    functions = RetrieverFunctions(Retriever(RetrieverConfig(gist=True), language_model, trie.sizes, precision, stack))
+    shape = RetrieverConfig(decoder_layers=run.config.indexer.decoder_layers, gist=True)
+    functions = RetrieverFunctions(Retriever(shape, language_model, trie.sizes, precision, stack))
     whole = run.learned()
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), run.adoptable(whole))
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
@@ -147,13 +150,15 @@ def execute(
                 searcher.balance(temperature)
             measured = measure(searcher, corpus, held, runs=runs)
         asked = {each.source: len(each.texts) for each in held}
+        found = {"documents": len(corpus), "pairs": len(pairs), "queries": asked, "held_out": measured}
         with replacing(workdir / SUMMARY) as path:
-            path.write_text(json.dumps({"documents": len(table), "pairs": len(pairs), "queries": asked, "held_out": measured}, indent=1))
+            path.write_text(json.dumps(found, indent=1))
     hosts.barrier()
     summary = json.loads((workdir / SUMMARY).read_text())
     for source, means in summary["held_out"].items():
         rows = [(name, *(values[metric] for metric in ranking.USUAL)) for name, values in means.items()]
-        console.table(f"{summary['queries'][source]:,} {source}, {len(table):,} documents", ("retriever", *ranking.USUAL), rows)
+        title = f"{summary['queries'][source]:,} {source}, {summary['documents']:,} documents"
+        console.table(title, ("retriever", *ranking.USUAL), rows)
     return summary
 
 
@@ -188,19 +193,21 @@ def measure(
     """Means over every kind of held-out queries: the retriever with and without its vectors, these without IDs (a dense
     retriever whose queries were trained), and BM25.
 
-    A document that asks is taken out of its own answers. Documents that answered training queries stand apart too.
+    A document that asks is taken out of its own answers. Documents that answered training queries stand apart too. All search
+    the corpus: documents that were added to the table later are no answers here.
 
     Args:
       runs: a folder for what was found, as TREC's run files, and the judgements.
     """
+    documents, measured = searcher.table.ids.to_pylist(), {}
+    within = searcher.subset(only=documents[: len(corpus)]) if len(documents) > len(corpus) else None
     retrievers = {
         "bm25": Bm25([text for batch in corpus.batches() for text in batch]).search,
-        "retriever": searcher.rank,
-        "by ID alone": functools.partial(searcher.rank, by_id=True),
+        "retriever": functools.partial(searcher.rank, within=within),
+        "by ID alone": functools.partial(searcher.rank, within=within, by_id=True),
     }
     if vectors := searcher.by_vectors(len(corpus)):
         retrievers["vectors alone"] = vectors.search
-    documents, measured = searcher.table.ids.to_pylist(), {}
     for each in held:
         slices, means = ranking.seen_and_unseen(each.asked, len(documents)), {}
         for name, search in retrievers.items():

@@ -195,9 +195,18 @@ def check(config: RecommendConfig) -> None:
         raise UserError("SASRec compares vectors alone; model.dense is for methods that generate IDs")
     if model.width % model.heads:
         raise UserError(f"model.width={model.width} does not divide by model.heads={model.heads}")
-    for name, value in (("model.length", model.length), ("training.epochs", config.training.epochs), ("beams", config.beams)):
-        if value < 1:
-            raise UserError(f"{name}={value}: give at least 1")
+    training = config.training
+    at_least = {
+        "model.length": (model.length, 1),
+        "training.epochs": (training.epochs, 1),
+        "training.batch_size": (training.batch_size, 1),
+        "training.negatives": (training.negatives, 0),
+        "training.validate_every": (training.validate_every, 1),
+        "beams": (config.beams, 1),
+    }
+    for name, (value, least) in at_least.items():
+        if value < least:
+            raise UserError(f"{name}={value}: give at least {least}")
 
 
 def open_table(ids: str) -> IdTable:

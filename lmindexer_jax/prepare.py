@@ -32,7 +32,7 @@ from lmindexer_jax.indexing.recipe import Order, Stage, plan, refuse_few
 from lmindexer_jax.indexing.two_stage import ENCODER, IndexerKind, TwoStage, code_sizes
 from lmindexer_jax.indexing.vectors import VectorSource, check as check_vectors, from_file, from_language_model
 from lmindexer_jax.models import presets
-from lmindexer_jax.models.bert import BertConfig
+from lmindexer_jax.models.bert import BertConfig, check_positions
 from lmindexer_jax.models.indexer import Indexer, IndexerFunctions, Params
 from lmindexer_jax.models.reconstructor import Head
 from lmindexer_jax.models.t5 import T5Config
@@ -78,12 +78,8 @@ def open_texts(config: Config, workdir: pathlib.Path, *, console: Console) -> Te
     """
     check(config)
     preset = presets.resolve(config.language_model.name, pretrained=config.language_model.pretrained)
-    positions = getattr(preset.config, "max_position_embeddings", None)  # a T5 counts none
-    if positions and length_buckets(config.language_model.max_length)[-1] > positions:
-        raise UserError(
-            f"language_model.max_length={config.language_model.max_length}: {config.language_model.name} has {positions} positions;"
-            " give no more"
-        )
+    longest = config.language_model.max_length
+    check_positions(preset.config, length_buckets(longest)[-1], setting=f"language_model.max_length={longest}")
     cache = cache_root(config.corpus.cache_dir)
     with hosts.first_goes_ahead():
         workdir.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 
 from lmindexer_jax.console import Console
+from lmindexer_jax.data import trec
 from lmindexer_jax.data.interactions import Sequences
 from lmindexer_jax.data.qrels import one_each
-from lmindexer_jax.data.trec import write_qrels, write_run
 from lmindexer_jax.evaluation import ranking
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.retrieval.recommendation import Rank
@@ -64,12 +64,12 @@ def agreement(rank: Rank, users: Sequences, *, count: int) -> dict[str, float]:
 
 
 def write_files(workdir: pathlib.Path, ranked: dict[str, Ranked], users: Sequences, table: IdTable, *, tag: str) -> None:
-    """The test's ranked items as TREC run files, and its judgements."""
-    names, documents = [str(user) for user in users.users], table.ids.to_pylist()
+    """The test's ranked items as TREC run files, and its judgements; a space in an item's id is %20 there (`trec.escaped`)."""
+    names, documents = [str(user) for user in users.users], trec.escaped(table.ids.to_pylist())
     for protocol, found in ranked.items():
         path = workdir / f"test-{protocol.replace(' ', '-')}.run"
-        write_run(path, found.rows, found.scores, queries=names, documents=documents, tag=tag)
-    write_qrels(workdir / "test.qrels", one_each(users.targets), queries=names, documents=documents)
+        trec.write_run(path, found.rows, found.scores, queries=names, documents=documents, tag=tag)
+    trec.write_qrels(workdir / "test.qrels", one_each(users.targets), queries=names, documents=documents)
 
 
 def show(summary: dict, *, console: Console) -> None:

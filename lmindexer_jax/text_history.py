@@ -13,12 +13,14 @@ from lmindexer_jax.data.cache import cache_root
 from lmindexer_jax.data.history_tokens import HistoryTokens, ItemTokens
 from lmindexer_jax.data.interactions import Sequences
 from lmindexer_jax.data.packing import Spans
+from lmindexer_jax.data.pipeline import length_buckets
 from lmindexer_jax.data.tokens import open_tokens
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.finished import open_finished
 from lmindexer_jax.indexing.assigners import content_hash
 from lmindexer_jax.indexing.id_table import IdTable
 from lmindexer_jax.models import presets
+from lmindexer_jax.models.bert import check_positions
 from lmindexer_jax.models.retriever import Retriever, RetrieverConfig, RetrieverFunctions, adopt
 from lmindexer_jax.prepare import language_model_config, open_tokenizer, pretrained_parts
 from lmindexer_jax.retrieval.catalogue import full_codes
@@ -50,7 +52,8 @@ def open_reader(
       workdir: where a tokenizer is kept that is trained for it.
 
     Raises:
-      UserError: no such run, its corpus has changed or lacks items of the table, or an unknown language model.
+      UserError: no such run, its corpus has changed or lacks items of the table, an unknown language model, or one of fewer
+        positions than tokens are to be read.
     """
     if not (ids / "ids").is_dir():
         raise UserError(f"{ids}: no indexer's run, so no texts of the items; give the workdir of one as --config.ids")
@@ -58,6 +61,7 @@ def open_reader(
     named = LanguageModelConfig(config.language_model, config.pretrained, vocabulary=config.vocabulary)
     settings = run.config if own else dataclasses.replace(run.config, language_model=named)
     preset = presets.resolve(settings.language_model.name, pretrained=settings.language_model.pretrained)
+    check_positions(preset.config, length_buckets(config.tokens)[-1], setting=f"reader.tokens={config.tokens}")
     with hosts.first_goes_ahead():
         corpus = run.corpus()
         if corpus.ids().to_pylist() != table.ids.to_pylist():
@@ -66,7 +70,8 @@ def open_reader(
         cache = cache_root(run.config.corpus.cache_dir)
         store = open_tokens(corpus, tokenizer, max_length=config.item_tokens, cache_dir=cache)
     language_model, sizes = language_model_config(preset, tokenizer), full_codes(table)[1]
-    functions = RetrieverFunctions(Retriever(RetrieverConfig(), language_model, sizes, stack=settings.language_model.stack))
+    shape = RetrieverConfig(decoder_layers=run.config.indexer.decoder_layers) if own else RetrieverConfig()
+    functions = RetrieverFunctions(Retriever(shape, language_model, sizes, stack=settings.language_model.stack))
     start = run.adoptable(run.learned()) if own else pretrained_parts(preset)
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), start)
     return make(functions, params, table, ItemTokens.of(store), length=config.tokens, beams=beams)

@@ -11,9 +11,11 @@ from lmindexer_jax.data.corpus import Corpus, open_corpus
 from lmindexer_jax.indexing import id_table
 
 
-def finish(workdir: pathlib.Path, corpus: pathlib.Path, cache: pathlib.Path, *, codes=None, sizes=(4, 3, 8)) -> Corpus:
+def finish(
+    workdir: pathlib.Path, corpus: pathlib.Path, cache: pathlib.Path, *, codes=None, sizes=(4, 3, 8), config=None
+) -> Corpus:
     """Write `workdir/ids` for a corpus; by default the codes are topic, subtopic and a running number."""
-    config = runs.ours(corpus, cache)
+    config = config or runs.ours(corpus, cache)
     config.indexer.codebook_sizes = sizes
     documents = open_corpus(config.corpus)
     if codes is None:

@@ -64,6 +64,17 @@ def test_faults_are_said_aloud(folder, tmp_path, monkeypatch, capsys):
         call(monkeypatch, tmp_path, folder)
 
 
+@pytest.mark.parametrize("where", ["corpus", "queries"])
+def test_ids_that_no_run_file_can_hold_are_refused_before_the_search(folder, tmp_path, monkeypatch, where):
+    name = {"corpus": "d4", "queries": "q3"}[where]
+    for path in (folder / f"{where}.jsonl", folder / "qrels.tsv"):
+        path.write_text(path.read_text().replace(name, " ".join(name)))
+    call(monkeypatch, tmp_path, folder)
+    monkeypatch.setattr(baselines, "Bm25", None)
+    with pytest.raises(UserError, match="[dq] [34]' cannot stand in a TREC file"):
+        call(monkeypatch, tmp_path, folder, "--runs", tmp_path / "runs")
+
+
 @pytest.mark.parametrize("flags", [[], ["--corpus=a"], ["x", "--corpus=a", "--queries=b"], ["x", "--queries=b"]])
 def test_a_folder_or_two_names(flags, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="give a folder, or both --corpus and --queries"):

@@ -1,5 +1,6 @@
 """Every shipped config of the recommender loads through the command's own flags and can be run."""
 
+import functools
 import pathlib
 import sys
 
@@ -58,6 +59,28 @@ def test_all_files_are_tested():
 def test_a_wrong_flag_is_one_line(given, flag, match):
     with pytest.raises(UserError, match=match):
         given("--workdir=w", f"--config={CONFIGS / 'generative.py'}", flag)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "least"),
+    [
+        ("model.length", 0, 1),
+        ("training.epochs", 0, 1),
+        ("training.batch_size", 0, 1),
+        ("training.validate_every", 0, 1),
+        ("training.negatives", -1, 0),
+        ("beams", 0, 1),
+    ],
+)
+def test_counts_without_a_meaning_are_refused(field, value, least):
+    config = RecommendConfig(ids="i", interactions="u")
+    *above, name = field.split(".")
+    part = functools.reduce(getattr, above, config)
+    setattr(part, name, least)
+    check(config)
+    setattr(part, name, value)
+    with pytest.raises(UserError, match=f"^{field}={value}: give at least {least}$"):
+        check(config)
 
 
 def test_a_missing_flag_is_named(given):

@@ -7,19 +7,24 @@ import sys
 import jax
 import numpy as np
 import pytest
+import retrievers
 import runs
 
 from lmindexer_jax import finetune
 from lmindexer_jax import search as command
 from lmindexer_jax.compare import compare
 from lmindexer_jax.console import Console, Mode
+from lmindexer_jax.data import trec
 from lmindexer_jax.data.documents import CorpusConfig, OnBad
+from lmindexer_jax.data.qrels import one_each
 from lmindexer_jax.data.relevance import RelevanceConfig
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.evaluation.ranking import USUAL
 from lmindexer_jax.finetune import execute
 from lmindexer_jax.index import index, keep
+from lmindexer_jax.indexing import id_table
 from lmindexer_jax.retrieval.finetune import FinetuneConfig
+from lmindexer_jax.retrieval.query_pairs import Held
 from lmindexer_jax.retrieval.searcher import Searcher
 from lmindexer_jax.retrieval.temper import LEAST, MOST, TEMPERATURE
 from lmindexer_jax.run import execute as learn
@@ -121,6 +126,21 @@ def test_a_document_that_was_added_is_found(home, summary, monkeypatch, capsys):
     command.main()
     hits = json.loads(capsys.readouterr().out)["hits"]
     assert len(hits) == 61 and "new" in [hit["document"] for hit in hits]
+
+
+def test_documents_that_were_added_are_not_measured(tmp_path):
+    """All that is compared searches the corpus."""
+    workdir = retrievers.make(tmp_path)
+    table = id_table.load(workdir / "ids")
+    table.append([f"new {row}" for row in range(30)], table.codes[::2]).save(workdir / "ids")
+    searcher = Searcher.load(workdir)
+    assert len(searcher.table) == 90 and len(searcher.corpus) == 60
+    held = Held(["a", "b"], searcher.corpus.texts([3, 41]), one_each(np.array([3, 41])), "queries")
+    assert any(hit.document.startswith("new") for hits in searcher.search(held.texts) for hit in hits)
+    finetune.measure(searcher, searcher.corpus, [held], runs=tmp_path)
+    for name in ("bm25", "retriever", "by-id-alone"):
+        found = set(trec.ranked_documents(tmp_path / f"queries-{name}.run"))
+        assert found <= set(table.ids.to_pylist()) and len(found) >= 10, name
 
 
 def test_flags_say_which_queries():

@@ -2,7 +2,8 @@
 
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,6 +13,24 @@ from lmindexer_jax.data.readers import text_lines
 from lmindexer_jax.data.records import shown
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses ids that cannot stand in a TREC file: to be asked before the work whose results are written as one.
+
+    Raises:
+      UserError: an id is empty or holds white space.
+    """
+    for name in names:
+        _word(name)
+
+
+def escaped(names: Sequence[str]) -> list[str]:
+    """Ids as they can stand in a TREC file: where one of them holds white space, that and every % are percent-encoded in all
+    (`urllib.parse.unquote` gives them back), so that no two become one; else as they are."""
+    if not any(re.search(r"\s", name) for name in names):
+        return list(names)
+    return [re.sub(r"[%\s]", lambda found: urllib.parse.quote(found[0]), name) for name in names]
 
 
 def write_run(

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lmindexer_jax.errors import UserError
 from lmindexer_jax.models.layers import Attention, Dropout, Embedding, FeedForward, FeedForwardKind, LayerNorm
 from lmindexer_jax.models.stack import StackConfig, run_stack
 
@@ -26,6 +27,17 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int = 0
+
+
+def check_positions(model: object, tokens: int, *, setting: str) -> None:
+    """Refuse a setting by which a model would be given inputs of so many tokens.
+
+    Raises:
+      UserError: it is a BERT of fewer positions; other models have no such bound.
+    """
+    if isinstance(model, BertConfig) and tokens > model.max_position_embeddings:
+        most = model.max_position_embeddings // 8 * 8  # lengths are padded to multiples of 8
+        raise UserError(f"{setting}: this language model has {model.max_position_embeddings} positions; give at most {most}")
 
 
 class BertEmbeddings(nn.Module):

@@ -316,7 +316,7 @@ def relative_buckets(
 ) -> Int[np.ndarray, "T L"]:
     """T5's bucket of each (query, key) distance (Raffel et al., 2020).
 
-    Exact near by, logarithmic up to `max_distance`, one bucket beyond.
+    Exact near by, logarithmic up to `max_distance`, one bucket beyond; that one follows at once where all up to there is exact.
     """
     distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]
     if bidirectional:
@@ -325,7 +325,7 @@ def relative_buckets(
     else:
         offset, distance = 0, np.maximum(-distance, 0)
     exact = buckets // 2
-    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / exact) / math.log(max_distance / exact)
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / exact) / math.log(max(max_distance, exact + 1) / exact)
     far = exact + (ratio * (buckets - exact)).astype(np.int32)
     return offset + np.where(distance < exact, distance, np.minimum(far, buckets - 1))
 

@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lmindexer_jax.retrieval.children import descend, node_mask, slots
-from lmindexer_jax.retrieval.permits import Closed, Permits, close, closed_slots, first_open_document
+from lmindexer_jax.retrieval.permits import Closed, Permits, close, closed_slots, first_open_document, open_leaves
 from lmindexer_jax.retrieval.trie import END, Trie
+from lmindexer_jax.retrieval.turns import in_turn
 
 Cache = Any
 Step = Callable[[Cache, Int[Array, "B X t"], Int[Array, "B X"]], tuple[Float[Array, "B X K"], Cache]]
@@ -48,7 +49,7 @@ class BeamConfig:
 
     beams: int = 20
     over: Over = Over.CHILDREN
-    groups: int = 1  # diverse beam search (Vijayakumar et al., 2018): groups choose in turn
+    groups: int = 1  # diverse beam search: groups choose in turn
     diversity: float = 0.5  # nats that a code costs for every beam of earlier groups that has just chosen it
     trail: bool = False  # also give what every position kept
 
@@ -70,7 +71,8 @@ class Found(NamedTuple):
       documents: the first document, by row of the table, that has the ID and may be returned, or -1.
       log_probs: sum over the positions, in nats; -inf where it is not valid.
       valid: false where there were not as many IDs as beams, and for queries that are padding.
-      trail: the beams after each position 1..T, if asked for; those of one group side by side, best first.
+      trail: the beams after each position 1..T, if asked for; those of one group side by side, best first,
+        what it took over from other groups last.
     """
 
     codes: Int[Array, "B M T"]
@@ -179,8 +181,19 @@ def advance(
     if closed is not None:
         totals = jnp.where(closed_slots(trie, depth, nodes=beams.nodes, closed=closed, dense=dense), -jnp.inf, totals)
 
-    width = totals.shape[-1]
-    index, alive = _choose(trie, depth, totals, nodes=beams.nodes, codes=codes, config=config)
+    batch, count, width = totals.shape
+    wanted = min(config.beams // config.groups, trie.nodes[depth + 1], count * width)
+    if config.groups == 1:
+        best, index = jax.lax.top_k(totals.reshape(batch, -1), wanted)
+        alive = best > -jnp.inf
+    else:
+        below = children
+        if dense:  # children are numbered in the order of their codes
+            low = trie.first[depth][jnp.maximum(beams.nodes, 0)]
+            below = low[..., None] + jnp.cumsum(node_mask(trie, depth, beams.nodes), axis=-1) - 1
+        room = open_leaves(trie, depth + 1, jnp.clip(below, 0, trie.nodes[depth + 1] - 1), permits=permits, closed=closed)
+        shape = {"groups": config.groups, "wanted": wanted, "codebook": trie.sizes[depth]}
+        index, alive = in_turn(totals, codes, room, nodes=beams.nodes, diversity=config.diversity, **shape)
     parents, places = index // width, index % width
     scores = jnp.where(alive, _pick(totals.reshape(len(totals), -1), index), -jnp.inf)
     above = _pick(beams.nodes, parents)
@@ -196,44 +209,6 @@ def advance(
 
 def _pick(values: Array, index: Int[Array, "B Y"]) -> Array:
     return jnp.take_along_axis(values, index, axis=1, mode="clip")
-
-
-def _choose(
-    trie: Trie,
-    depth: int,
-    totals: Float[Array, "B X C"],
-    *,
-    nodes: Int[Array, "B X"],
-    codes: Int[Array, "B X C"],
-    config: BeamConfig,
-) -> tuple[Int[Array, "B Y"], Bool[Array, "B Y"]]:
-    """Places, among the X x C candidates, of the best ones of each group, never the same ID for two groups; and which
-    of them are candidates at all, where a group has fewer than it may keep."""
-    batch, count, width = totals.shape
-    size = count if depth == 0 else count // config.groups  # beams of a group so far; all groups start from the root
-    wanted = min(config.beams // config.groups, trie.nodes[depth + 1], size * width)
-    used = jnp.zeros((batch, trie.sizes[depth]))
-    chosen, alive = [], []
-    for group in range(config.groups):
-        low = 0 if depth == 0 else group * size
-        keys = totals[:, low : low + size].reshape(batch, -1)
-        if group:
-            own = codes[:, low : low + size].reshape(batch, -1)
-            keys = keys - config.diversity * _pick(used, own)
-            if depth + 1 == trie.length:
-                index = jnp.concatenate(chosen, axis=1)
-                taken = _pick(nodes, index // width), _pick(codes.reshape(batch, -1), index)
-                above = jnp.repeat(nodes[:, low : low + size], width, axis=1)
-                same = (above[..., None] == taken[0][:, None]) & (own[..., None] == taken[1][:, None])
-                same &= jnp.concatenate(alive, axis=1)[:, None]
-                keys = jnp.where(same.any(-1), -jnp.inf, keys)
-        values, index = jax.lax.top_k(keys, wanted)
-        chosen.append(index + low * width)
-        alive.append(values > -jnp.inf)
-        if group + 1 < config.groups:
-            last = _pick(codes.reshape(batch, -1), chosen[-1])
-            used = used.at[jnp.arange(batch)[:, None], last].add(alive[-1].astype(jnp.float32))
-    return jnp.concatenate(chosen, axis=1), jnp.concatenate(alive, axis=1)
 
 
 def conclude(

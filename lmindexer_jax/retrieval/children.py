@@ -92,12 +92,18 @@ def parents(trie: Trie, depth: int, nodes: Int[Array, "*S"]) -> Int[Array, "*S"]
     return (jnp.searchsorted(trie.first[depth - 1], nodes, side="right") - 1).astype(jnp.int32)
 
 
-def spans(trie: Trie, depth: int, nodes: Int[Array, "*S"]) -> tuple[Int[Array, "*S"], Int[Array, "*S"]]:
-    """Where the documents below nodes of the given depth begin and end in `trie.documents`."""
+def leaf_spans(trie: Trie, depth: int, nodes: Int[Array, "*S"]) -> tuple[Int[Array, "*S"], Int[Array, "*S"]]:
+    """Where the leaves below nodes of the given depth begin and end."""
     low, high = nodes, nodes + 1
-    for first in (*trie.first[depth:], *(() if trie.starts is None else (trie.starts,))):
+    for first in trie.first[depth:]:
         low, high = first[low], first[high]
     return low, high
+
+
+def spans(trie: Trie, depth: int, nodes: Int[Array, "*S"]) -> tuple[Int[Array, "*S"], Int[Array, "*S"]]:
+    """Where the documents below nodes of the given depth begin and end in `trie.documents`."""
+    low, high = leaf_spans(trie, depth, nodes)
+    return (low, high) if trie.starts is None else (trie.starts[low], trie.starts[high])
 
 
 def node_codes(trie: Trie, depth: int, nodes: Int[Array, "*S"]) -> Int[Array, "*S P"]:

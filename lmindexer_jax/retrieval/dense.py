@@ -14,7 +14,7 @@ from lmindexer_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing.encode import BATCH, make_encode
 from lmindexer_jax.models import presets
-from lmindexer_jax.models.bert import BertConfig
+from lmindexer_jax.models.bert import BertConfig, check_positions
 from lmindexer_jax.models.indexer import Indexer, IndexerConfig, IndexerFunctions, Params
 from lmindexer_jax.retrieval.topk import Ranked, inner_products, nothing
 
@@ -46,11 +46,14 @@ def frozen_encoder(config: DenseConfig, *, console: Console) -> Encode:
     """Texts to the unit means of a pretrained encoder's states: sentence-transformers' embedding.
 
     Raises:
-      UserError: the model cannot be had, or has neither pretrained weights nor a tokenizer.
+      UserError: the model cannot be had, has neither pretrained weights nor a tokenizer, or fewer positions than tokens are
+        to be read.
     """
     preset = presets.resolve(config.name)
     if preset.weights_dir is None or preset.tokenizer_dir is None:
         raise UserError(f"{config.name}: dense retrieval needs pretrained weights and a tokenizer; name another model, as minilm")
+    longest = length_buckets(config.max_length)[-1]
+    check_positions(preset.config, longest, setting=f"{config.name}: max_length={config.max_length}")
     loaded = presets.load(preset)
     if isinstance(preset.config, BertConfig):
         loaded = {"encoder": loaded}

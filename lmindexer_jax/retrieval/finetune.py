@@ -58,15 +58,16 @@ def rules(params: Params, config: FinetuneConfig) -> Rules:
     return needed(wanted, paths=tuple(paths(params)))
 
 
-def make_objective(functions: RetrieverFunctions):
-    """`(params, memory, batch, key) -> (loss, Outcome)` over the batches of `Examples`; `memory` holds the trie."""
+def make_objective(functions: RetrieverFunctions, *, frozen: bool = False):
+    """`(params, memory, batch, key) -> (loss, Outcome)` over the batches of `Examples`; `memory` holds the trie. A frozen
+    encoder reads without dropout, whether its states are kept or not."""
 
     def objective(params: Params, memory: dict, batch: dict, key: PRNGKeyArray) -> tuple[Array, Outcome]:
         encoder, decoder = jax.random.split(key)
         if "states" in batch:
             read = functions.read(params, batch["states"], batch["mask"], batch["pooled"])
         else:
-            read = functions.encode(params, batch["tokens"], batch["mask"], key=encoder)
+            read = functions.encode(params, batch["tokens"], batch["mask"], key=None if frozen else encoder)
         logits = functions.logits(params, read, codes=batch["codes"], key=decoder)
         losses = {"ids": jnp.mean(-log_probs(logits, memory["trie"], batch["codes"]))}
         if "vectors" in batch:
@@ -196,7 +197,7 @@ def finetune(
     run = Fit(
         directory=directory,
         name="finetune",
-        objective=make_objective(functions),
+        objective=make_objective(functions, frozen=config.frozen),
         memory={"trie": trie},
         optim=config.optim,
         rules=rules(params, config),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from lmindexer_jax.retrieval.children import parents, spans
+from lmindexer_jax.retrieval.children import leaf_spans, parents, spans
 from lmindexer_jax.retrieval.trie import Trie
 
 
@@ -114,6 +114,21 @@ def closed_slots(trie: Trie, depth: int, *, nodes: Int[Array, "B X"], closed: Cl
     query = jnp.broadcast_to(jnp.arange(shape[0])[:, None, None], shape)
     beam = jnp.broadcast_to(jnp.arange(shape[1])[None, :, None], shape)
     return jnp.zeros((*nodes.shape, width), bool).at[query, beam, places].set(True, mode="drop")
+
+
+def open_leaves(
+    trie: Trie, depth: int, nodes: Int[Array, "B X C"], *, permits: Permits | None, closed: Closed | None
+) -> Int[Array, "B X C"]:
+    """How many IDs below nodes of the given depth may be returned."""
+    low, high = leaf_spans(trie, depth, nodes)
+    left = high - low
+    if permits is not None:
+        before = _counted(permits.nodes[-1])
+        left = before[high] - before[low]
+    if closed is not None:
+        gone = jnp.sort(jnp.where(closed.nodes[-1] < 0, trie.nodes[-1], closed.nodes[-1]), axis=1)
+        left -= jax.vmap(jnp.searchsorted)(gone, high) - jax.vmap(jnp.searchsorted)(gone, low)
+    return left
 
 
 def first_open_document(

@@ -1,5 +1,7 @@
 """TREC's files: what is written is read again, by ours and by ir-measures."""
 
+import urllib.parse
+
 import ir_measures
 import numpy as np
 import pytest
@@ -78,6 +80,19 @@ def test_an_unfit_judgement_is_named(tmp_path, line, message):
     (tmp_path / "qrels").write_text(f"q1 0 d3 1\n{line}\n")
     with pytest.raises(UserError, match=message):
         trec.read_qrels(tmp_path / "qrels", **NAMES)
+
+
+def test_white_space_in_ids_can_be_written(tmp_path):
+    plain, spaced = ["d%20", "d", "50%"], ["d%20", "d ", "d\u2003\t1"]
+    assert trec.escaped(plain) == plain
+    written = trec.escaped(spaced)
+    assert written == ["d%2520", "d%20", "d%E2%80%83%091"] and list(map(urllib.parse.unquote, written)) == spaced
+    trec.check_names(written)
+    trec.write_run(tmp_path / "run", ROWS[:2, :1] - 1, SCORES[:2, :1], queries=["a", "b"], documents=written, tag="ours")
+    assert [each.doc_id for each in ir_measures.read_trec_run(str(tmp_path / "run"))] == [written[2], written[1]]
+    for names in (spaced, ["d", ""]):
+        with pytest.raises(UserError, match="cannot stand in a TREC file"):
+            trec.check_names(names)
 
 
 def test_what_tools_would_misread_is_not_written(tmp_path):

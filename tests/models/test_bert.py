@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmindexer_jax.errors import UserError
 from lmindexer_jax.models import presets, pretrained
-from lmindexer_jax.models.bert import BertConfig, BertEncoder
+from lmindexer_jax.models.bert import BertConfig, BertEncoder, check_positions
+from lmindexer_jax.models.t5 import T5Config
 
 CONFIG = BertConfig(
     vocab_size=30,
@@ -116,6 +118,13 @@ def test_bfloat16_stays_near_float32():
     exact, half = forward()(parameters(), TOKENS, MASK), forward(jnp.bfloat16)(parameters(), TOKENS, MASK)
     assert half.dtype == jnp.bfloat16
     assert relative_error(half.astype(jnp.float32), exact) < 0.03
+
+
+def test_settings_beyond_the_positions_are_refused():
+    check_positions(CONFIG, 12, setting="length=12")
+    check_positions(T5Config(), 10_000, setting="length=10000")
+    with pytest.raises(UserError, match="length=9: this language model has 12 positions; give at most 8"):
+        check_positions(CONFIG, 16, setting="length=9")
 
 
 def test_more_tokens_than_positions_are_refused():

@@ -123,6 +123,14 @@ def test_relative_buckets_follow_the_published_rule(buckets, max_distance, bidir
     assert found.max() == buckets - 1
 
 
+@pytest.mark.parametrize("max_distance", [1, 4, 15, 16, 17])
+def test_relative_buckets_of_short_inputs_are_exact_and_then_one(max_distance):
+    with np.errstate(all="raise"):
+        (found,) = layers.relative_buckets(40, 40, buckets=32, max_distance=max_distance, bidirectional=False)[-1:, ::-1]
+    assert found[:16].tolist() == list(range(16))
+    assert (np.diff(found) >= 0).all() and (found[17:] == 31).all()
+
+
 def test_relative_bias_looks_its_table_up():
     module = layers.RelativeBias(3, buckets=8, max_distance=12)
     params = module.init(jax.random.key(0), 5, 7)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lmindexer_jax.console import Console, Mode
 from lmindexer_jax.errors import UserError
+from lmindexer_jax.models import presets
 from lmindexer_jax.models.bert import BertConfig
 from lmindexer_jax.models.indexer import Indexer, IndexerConfig, IndexerFunctions
 from lmindexer_jax.retrieval import topk
@@ -116,6 +117,13 @@ def test_dense_finds_every_document_by_its_own_text():
     found = Dense(vectors, encode).search(texts[:25], k=1)
     assert found.rows[:, 0].tolist() == list(range(25))
     assert Dense(vectors, encode).search([], k=2).rows.shape == (0, 2)
+
+
+def test_more_tokens_than_the_encoder_has_positions_are_refused(tmp_path, monkeypatch):
+    preset = presets.Preset(BertConfig(), weights_dir=tmp_path, tokenizer_dir=tmp_path)
+    monkeypatch.setattr(presets, "resolve", lambda name: preset)
+    with pytest.raises(UserError, match="minilm: max_length=513: this language model has 512 positions; give at most 512"):
+        frozen_encoder(DenseConfig(max_length=513), console=Console(Mode.QUIET))
 
 
 def test_a_model_without_weights_is_refused():

@@ -77,7 +77,7 @@ def check(
         np.testing.assert_array_equal(found.leaves[query, :count], trie.leaf[documents])
         np.testing.assert_allclose(found.log_probs[query, :count], expected[query, places], rtol=1e-5, atol=1e-5)
         assert (np.diff(found.log_probs[query, :count]) <= 0).all()
-        assert bool(count) == bool(len(left))
+        assert count == min(beams, len(left)), "there are more"
         if groups == 1 and (beams >= len(distinct) or method is exact.search):
             best = np.sort(expected[query, left])[::-1][:beams]
             assert count == len(best)
@@ -98,6 +98,21 @@ def test_beams_as_many_as_ids_find_what_enumeration_finds(length, kind):
     rng = np.random.default_rng(length)
     for documents in (1, 2, 9, 60, 60):
         check(rng, queries=16, length=length, documents=documents, room=64, beams=64, **KINDS[kind])
+
+
+def test_groups_find_as_many_as_there_are_however_sure_the_model_is():
+    """IDs as a kept retriever has them: behind the codes a counter, where nearly every prefix has one child."""
+    rng = np.random.default_rng(3)
+    codes = np.unique(rng.integers(0, [12, 64, 5], (400, 3)), axis=0)
+    ids = np.concatenate([np.c_[codes, np.full(len(codes), -1)], np.c_[codes[:20], np.ones(20)]]).astype(np.int32)
+    trie = pad(build(ids, (12, 64, 5, 3), shortest=3))
+    model = [30 * logits for logits in catalogues.tables(rng, 24, trie.sizes)]
+    run = compiled(20, Over.CHILDREN, 5, beam.search)
+    for share in (1.0, 0.1, 0.02):
+        allowed = np.pad(rng.random(len(ids)) < share, (0, len(trie.documents) - len(ids)))
+        found = run(trie, model, np.ones(24, bool), allowed, np.full((24, SEEN), -1))
+        assert set(found.valid.sum(1).tolist()) == {min(20, allowed.sum())}
+        assert all(len(set(row[row >= 0].tolist())) == (row >= 0).sum() for row in np.asarray(found.leaves))
 
 
 def test_the_exact_mode_finds_what_enumeration_finds():

@@ -66,8 +66,8 @@ def test_a_frozen_encoders_states_stand_for_the_texts(tmp_path):
     indexer = IndexerFunctions(Indexer(IndexerConfig(codebook_sizes=(4, 4)), model))
     whole = jax.jit(indexer.init)(jax.random.key(1)) | {name: params[name] for name in ("encoder", "shared")}
     encoded = encode_corpus(indexer, whole, store, directory=tmp_path, console=Console(Mode.QUIET))
-    objective = make_objective(functions)
-    losses = []
+    objective = make_objective(functions, frozen=True)
+    losses, learned = [], []
     for each in (None, encoded):
         examples = Examples(store, np.arange(12), ids, each, encoded.pooled)
         batch = examples.fetch(np.arange(12), np.arange(3, 11), rng)
@@ -85,6 +85,8 @@ def test_a_frozen_encoders_states_stand_for_the_texts(tmp_path):
         losses.append(jax.value_and_grad(loss)(params))
         total, outcome = objective(params, {"trie": trie}, batch, jax.random.key(0))
         assert np.isclose(total, outcome.metrics["ids"] + outcome.metrics["vectors"])
+        learned.append(total)
+    np.testing.assert_allclose(*learned, atol=2e-3, err_msg="the same dropout, of the decoder alone")
     np.testing.assert_allclose(losses[0][0], losses[1][0], atol=2e-3)
     for name in ("turn", "codebook_0", "gain"):
         np.testing.assert_allclose(losses[0][1][name], losses[1][1][name], atol=5e-3)

@@ -13,6 +13,7 @@ import pytest
 from lmindexer_jax import protocol
 from lmindexer_jax.compare import compare
 from lmindexer_jax.console import Console, Mode
+from lmindexer_jax.data import trec
 from lmindexer_jax.errors import UserError
 from lmindexer_jax.indexing import id_lines, id_table
 from lmindexer_jax.models.recommender import Head, Histories, RecommenderConfig
@@ -150,6 +151,22 @@ def test_ids_from_anywhere_are_a_catalogue(home, tmp_path):
     foreign.ids, foreign.embeddings = str(tmp_path / "ids.jsonl"), ""
     with pytest.raises(UserError, match="no indexer's run, so no encoder; give --config.embeddings"):
         execute(foreign, tmp_path / "run", console=QUIET)
+
+
+def test_items_whose_ids_hold_white_space_are_written_without(home, tmp_path):
+    """Such a history is written by row numbers."""
+    names = [f"item {n}" for n in range(10)]
+    codes = np.stack([np.arange(10) // 5, np.arange(10) % 5], 1).astype(np.int32)
+    id_table.build(names, codes, id_table.Manifest({}, "corpus", "model", (4, 5))).save(tmp_path / "ids")
+    (tmp_path / "users.tsv").write_text("".join(f"u{user}\t{user + 1} 9 10 {user + 2}\n" for user in range(6)))
+    spaced = RecommendConfig(str(tmp_path / "ids"), str(tmp_path / "users.tsv"), method=Method.POPULARITY)
+    assert execute(spaced, tmp_path / "run", console=QUIET)["users"] == 6
+    written = [f"item%20{n}" for n in range(10)]
+    users = [line.split()[0] for line in (tmp_path / "run" / "test.qrels").read_text().splitlines()]
+    judged = trec.read_qrels(tmp_path / "run" / "test.qrels", queries=users, documents=written)
+    assert judged.rows.tolist() == [user + 1 for user in range(6)]
+    rows, _ = trec.read_run(tmp_path / "run" / "test-history-kept.run", queries=users, documents=written)
+    assert rows[:, 0].tolist() == [8] * 6, "what was trained on most, by its number again"
 
 
 class Killed(BaseException):

@@ -1,6 +1,7 @@
 """Searching a part of the documents, with different results, with the way to them, and from many threads at a time."""
 
 import concurrent.futures
+import dataclasses
 import json
 import sys
 
@@ -88,6 +89,16 @@ def test_groups_give_other_documents_of_the_same_scores(searcher):
     for hits, scores in zip(groups, whole, strict=True):
         assert len({hit.document for hit in hits}) == len(hits)
         np.testing.assert_allclose([hit.log_prob for hit in hits], [scores[hit.document] for hit in hits], atol=1e-4)
+
+
+def test_groups_of_a_model_that_is_sure_find_as_many_as_are_wanted(searcher, workdir):
+    known = kept.load(workdir, searcher.table)
+    sure = {name: 30 * value if name.startswith("codebook") else value for name, value in known.params.items()}
+    sure = Searcher(dataclasses.replace(known, params=sure), searcher.table, searcher.corpus)
+    few = searcher.subset(only=searcher.table.ids.to_pylist()[:7])
+    for within, there in ((None, ALL), (few, 7)):
+        for hits in sure.search(QUERIES, k=10, groups=5, within=within):
+            assert len({hit.document for hit in hits}) == len(hits) == min(10, there)
 
 
 def test_a_trace_is_the_search_with_what_every_position_kept(searcher):
