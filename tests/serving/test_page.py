@@ -117,3 +117,11 @@ def test_beams_are_told_as_the_server_counts_them(page):
     assert heads == ["2 kept hold 100 %", "100 kept hold 80 %; 2 shown"]
     ended = page.do("[...document.querySelectorAll('.beam.ended')].map(each => each.dataset.prefix)")
     assert ended == ["0-3"], "what goes on unseen was not given up"
+
+
+def test_a_new_answer_begins_with_nothing_lit(page):
+    search(page, "first")
+    page.do("document.querySelector('.beam').click()")
+    assert page.do("columns.classList.contains('looking')")
+    search(page, "second")
+    assert not page.do("columns.classList.contains('looking')"), "all would be pale"
