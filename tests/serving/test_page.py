@@ -1,5 +1,7 @@
 """(slow) What a browser makes of the page, from answers that are made up."""
 
+import re
+
 import browser
 import pytest
 import server
@@ -125,3 +127,37 @@ def test_a_new_answer_begins_with_nothing_lit(page):
     assert page.do("columns.classList.contains('looking')")
     search(page, "second")
     assert not page.do("columns.classList.contains('looking')"), "all would be pale"
+
+
+def luminance(colour: str) -> float:
+    """Relative, as WCAG 2 has it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+SEEN = """(() => {
+  const of = (node, name) => getComputedStyle(node)[name], card = of(columns, "backgroundColor");
+  const solid = colour => colour === "rgba(0, 0, 0, 0)" ? card : colour;
+  return [...document.querySelectorAll(".beam")].flatMap(beam => [...beam.querySelectorAll("b, span")].map(text => ({
+    of: `${beam.className} ${text.className}`, ink: of(text, "color"), opacity: of(beam, "opacity"),
+    paper: [of(beam.querySelector("i"), "backgroundColor"), solid(of(beam, "backgroundColor"))] })));
+})()"""
+
+
+def test_every_beam_can_be_read(page):
+    search(page, "contrast")
+    page.until("!columns.classList.contains('growing')")
+    seen = page.do(SEEN)
+    assert {each["of"] for each in seen} >= {"beam number", "beam ended number", "beam ended words"}
+    for each in seen:
+        assert each["opacity"] == "1", each
+        for paper in each["paper"]:
+            dark, light = sorted([luminance(each["ink"]), luminance(paper)])
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, each
+    assert page.do("getComputedStyle(document.querySelector('.beam.ended')).borderTopStyle") == "dashed"
+
+
+def test_only_the_status_is_read_out_unasked(page):
+    """A beam's button says what is shown below the beams while it has the focus: it would be said twice."""
+    assert page.do("[...document.querySelectorAll('[aria-live]')].map(each => each.id)") == ["status"]
