@@ -217,3 +217,11 @@ def test_a_prefix_has_an_address(tmp_path):
     dom, said = chromium(write(tmp_path).as_uri() + "#tree=3-2", tmp_path / "profile", "--dump-dom")
     assert said == [] and re.search(r'class="node open" data-prefix="3-2"', dom)
     assert 'class="card finding"' in dom and 'class="card verdict"' not in dom
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("address", "shown"), [("#100%", 'data-prefix="3"'), ("#tree=100%", "0 documents")])
+def test_an_address_that_is_no_prefix_stops_nothing(tmp_path, address, shown):
+    fill(tmp_path)
+    dom, said = chromium(write(tmp_path).as_uri() + address, tmp_path / "profile", "--dump-dom")
+    assert said == [] and 'data-ready="all"' in dom and shown in dom
