@@ -38,14 +38,15 @@ def learned(config: Config, workdir: pathlib.Path, *, console: Console) -> Ended
     """The method itself: the language model learns the codes."""
     prepared = prepare(config, workdir, console=console)
     run = run_of(config, workdir, prepared, console=console)
-    sizes = tuple(config.indexer.codebook_sizes)
+    corpus, sizes = prepared.corpus, tuple(config.indexer.codebook_sizes)
+    del prepared  # the parameters before the first step would be held to the end
     planned = estimate(run)
-    console.plan(f"{len(prepared.corpus):,} documents, {len(sizes)} positions", planned)
+    console.plan(f"{len(corpus):,} documents, {len(sizes)} positions", planned)
     walk(run)
     assigners = Assigners(workdir / "assigners")
     last = assigners.learned_codes(len(sizes) - 1)
     model = assigners.model_hash(len(sizes))
-    return Ended(workdir, prepared.corpus, prepared.inputs, sizes, last, model, run.stages, planned, run.spent)
+    return Ended(workdir, corpus, run.inputs, sizes, last, model, run.stages, planned, run.spent)
 
 
 def run_of(config: Config, workdir: pathlib.Path, prepared: Prepared, *, console: Console) -> Run:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lmindexer_jax.models.quantiser import Similarity
+from lmindexer_jax.models.quantiser import Similarity, best
 
 SCORES_PER_CHUNK = 2**20
 """Rows x centres scored at a time, where K allows: 4 MB stays near the cache."""
@@ -72,9 +72,8 @@ def compare(vectors: Float[Array, "M D"], targets: Targets) -> tuple[Array, Arra
     """Codes and squared distances of prepared vectors that are few enough for M x K scores."""
     vectors = vectors - targets.middle
     products = jnp.matmul(vectors, targets.centres.T, precision=jax.lax.Precision.HIGHEST)
-    scores = products - targets.halves[None, :]
-    codes = jnp.argmax(scores, axis=1).astype(jnp.int32)
-    distances = jnp.sum(vectors**2, axis=1) - 2.0 * jnp.max(scores, axis=1)
+    codes, highest = best(products - targets.halves[None, :])
+    distances = jnp.sum(vectors**2, axis=1) - 2.0 * highest
     return codes, jnp.where(distances < 0.0, 0.0, distances)  # not maximum, which may hide a NaN
 
 

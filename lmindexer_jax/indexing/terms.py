@@ -14,6 +14,7 @@ from lmindexer_jax.models.quantiser import (
     Quantised,
     QuantiserConfig,
     RunningMean,
+    best,
     push,
     start_running_mean,
     unit,
@@ -138,8 +139,7 @@ def remember(
 
 def code_counts(chosen: Quantised) -> Float[Array, " K"]:
     """Documents of the batch per nearest code: what assignment would choose, also where training balances."""
-    nearest = jnp.argmax(chosen.scores, axis=-1)
-    return jnp.bincount(nearest, length=chosen.scores.shape[1]).astype(jnp.float32)
+    return jnp.bincount(best(chosen.scores)[0], length=chosen.scores.shape[1]).astype(jnp.float32)
 
 
 def code_metrics(counts: Float[Array, " K"]) -> dict[str, Float[Array, ""]]:

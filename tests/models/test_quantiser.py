@@ -90,6 +90,18 @@ def test_similarities(similarity):
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
+def test_the_best_row_is_the_first_of_the_highest():
+    rng = np.random.default_rng(0)
+    for scores in (rng.normal(size=(64, 300)), rng.integers(0, 3, (64, 300)), -np.full((2, 5), np.inf)):
+        scores = scores.astype(np.float32)
+        index, highest = jax.jit(q.best)(scores)
+        assert index.dtype == jnp.int32
+        np.testing.assert_array_equal(index, scores.argmax(1))
+        np.testing.assert_array_equal(highest, scores.max(1))
+    index, highest = q.best(jnp.array([[1.0, jnp.nan, 3.0]]))
+    assert index[0] == 0 and np.isnan(highest[0])
+
+
 def test_unit_of_zero_is_zero_with_a_finite_gradient():
     assert np.isfinite(jax.grad(lambda x: q.unit(x).sum())(jnp.zeros(3))).all()
     assert (q.unit(jnp.zeros(3)) == 0).all()
