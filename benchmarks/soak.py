@@ -29,10 +29,11 @@ from token_store import write_documents
 from lmindexer_jax.config import Config, Precision
 from lmindexer_jax.console import Console, run_main
 from lmindexer_jax.files import save_array
-from lmindexer_jax.indexing import id_table, journal
+from lmindexer_jax.indexing import id_table
 from lmindexer_jax.indexing.two_stage import IndexerKind
 from lmindexer_jax.indexing.vectors import VectorSource
 from lmindexer_jax.recipes import ours
+from lmindexer_jax.training import journal
 from lmindexer_jax.training.checkpoint import Checkpoints
 
 DOCUMENTS, WIDTH = 48, 16
