@@ -74,7 +74,7 @@ def test_a_frozen_encoders_states_stand_for_the_texts(tmp_path):
         assert ("tokens" in batch) == (each is None)
         assert batch["mask"].shape[1] % 8 == 0
 
-        def loss(params, batch=batch):
+        def loss(params, trie, batch):
             if "states" in batch:
                 read = functions.read(params, batch["states"], batch["mask"], batch["pooled"])
             else:
@@ -82,8 +82,8 @@ def test_a_frozen_encoders_states_stand_for_the_texts(tmp_path):
             chances = in_batch(read.gist, batch["vectors"], batch["rows"], temperature=0.05)
             return -jnp.mean(log_probs(functions.logits(params, read, codes=batch["codes"]), trie, batch["codes"])) - jnp.mean(chances)
 
-        losses.append(jax.value_and_grad(loss)(params))
-        total, outcome = objective(params, {"trie": trie}, batch, jax.random.key(0))
+        losses.append(jax.jit(jax.value_and_grad(loss))(params, trie, batch))
+        total, outcome = jax.jit(objective)(params, {"trie": trie}, batch, jax.random.key(0))
         assert np.isclose(total, outcome.metrics["ids"] + outcome.metrics["vectors"])
         learned.append(total)
     np.testing.assert_allclose(*learned, atol=2e-3, err_msg="the same dropout, of the decoder alone")
