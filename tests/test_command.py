@@ -114,7 +114,7 @@ def test_another_size_of_codebook_on_the_same_workdir(home, finished):
     assert content(finished) == before
 
 
-@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_seed_decides_the_codes(home, finished, seed):
     """Another process of the same seed ends with the same bits; another seed with other codes."""
     config = runs.ours(home / "corpus.jsonl", home / "cache")
