@@ -39,13 +39,14 @@ from lmindexer_jax.models.retriever import Retriever, RetrieverConfig, Retriever
 from lmindexer_jax.prepare import encoded_home, held, language_model_config, open_tokenizer, read_run
 from lmindexer_jax.retrieval import kept, query_pairs, temper
 from lmindexer_jax.retrieval.build import of_table
-from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, finetune
+from lmindexer_jax.retrieval.finetune import Examples, FinetuneConfig, fingerprint, finetune
 from lmindexer_jax.retrieval.lexical import Bm25
 from lmindexer_jax.retrieval.searcher import Searcher
 from lmindexer_jax.retrieval.settle import settle
 from lmindexer_jax.retrieval.query_pairs import Held
 from lmindexer_jax.retrieval.trie import END
 from lmindexer_jax.training import hosts
+from lmindexer_jax.training.fit import refuse_others
 from lmindexer_jax.training.hosts import HostsConfig
 from lmindexer_jax.training.optim import OptimConfig
 from lmindexer_jax.training.sharding import MeshConfig, make_mesh
@@ -117,6 +118,8 @@ def execute(
     whole = run.learned()
     params = adopt(jax.jit(functions.init)(jax.random.key(seed)), run.adoptable(whole))
     ids = np.column_stack([table.codes, np.where(table.counter == 0, END, table.counter)]).astype(np.int32)
+    examples, identity = Examples(texts, pairs.rows, ids), f"{table.digest} {content_hash(whole)}"
+    refuse_others(workdir / kept.HOME, fingerprint(examples, config=config, seed=seed, identity=identity))
     console.note(f"{len(pairs):,} pairs of a text and a document that it should find")
     indexer = IndexerFunctions(Indexer(run.config.indexer, language_model, dtype=precision, stack=stack))
     states = encoded_home(cache, workdir) if run.config.language_model.cache_states else None
@@ -129,7 +132,7 @@ def execute(
         functions,
         params,
         trie,
-        Examples(texts, pairs.rows, ids, encoded, vectors),
+        dataclasses.replace(examples, encoded=encoded, vectors=vectors),
         config=config,
         directory=workdir / kept.HOME,
         mesh=make_mesh(mesh or MeshConfig()),
@@ -137,7 +140,7 @@ def execute(
         console=console,
         checkpoint_seconds=run.config.checkpoint_seconds,
         profile=profile,
-        identity=f"{table.digest} {content_hash(whole)}",
+        identity=identity,
     )
     kept.save(workdir, functions, params, tokenizer, table=table, query_length=config.max_length, vectors=vectors)
     searcher = Searcher.load(workdir)  # which several processes do together

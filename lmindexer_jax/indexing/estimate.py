@@ -16,7 +16,9 @@ from lmindexer_jax.indexing.recipe import Stage, StageKind
 from lmindexer_jax.indexing.runner import Run, batches
 from lmindexer_jax.models.indexer import IndexerFunctions
 
-SHARE_OF_PEAK = 0.5  # what training steps reach of the matmul rate, so far
+SHARE_OF_PEAK = 0.5  # of the matmul rate, that k-means and the rq-VAE reach: few and large matmuls
+SHARE_OF_STEPS = 0.3  # of it, that training steps of small models reach by the clock on two CPU cores; T5-base reaches twice that
+BESIDES = 4.0  # seconds that a stage takes for compiling, a look at what it learned and a checkpoint
 KMEANS_PASSES = 30
 SIDE, PAIRS = 1024, 9  # of the matmuls that are timed
 
@@ -24,23 +26,33 @@ SIDE, PAIRS = 1024, 9  # of the matmuls that are timed
 def estimate(run: Run) -> list[PlannedStage]:
     """Minutes, memory and FLOPs of every stage.
 
-    Time is the step's FLOPs over the measured rate, a first guess that the progress lines refine. Memory is what the
-    compiled step asks for on an accelerator, of which the batch size that fits is told as well; elsewhere it is parameters,
-    gradients and moments, plus the logits and their gradient.
+    Time is a first guess that the progress lines refine: FLOPs at a share of the measured rate, and `BESIDES`. A pass over
+    the corpus is taken for the forward third of an epoch of the training nearest to it. Memory is what the compiled step asks
+    for on an accelerator, of which the batch size that fits is told as well; elsewhere it is parameters, gradients and
+    moments, plus the logits and their gradient.
     """
-    rate = matmul_rate(run.functions.module.dtype) * SHARE_OF_PEAK
+    rate = matmul_rate(run.functions.module.dtype)
     known: dict[tuple, tuple[float, float]] = {}
-    planned = []
-    for stage in run.stages:
+    costs = {}
+    for number, stage in enumerate(run.stages):
         if stage.kind.trains:
             like = (stage.kind, min(stage.position, 1), str(stage.settings))
             if like not in known:
                 known[like] = step_cost(run, stage)
-            flops, memory = known[like]
-            flops *= stage.steps
-        else:
-            flops, memory = pass_flops(run, stage), None
-        planned.append(PlannedStage(stage.name, stage.steps, flops / rate / 60, memory, flops))
+            costs[number] = known[like]
+    planned = []
+    for number, stage in enumerate(run.stages):
+        training, memory, clustering = 0.0, None, 0.0
+        if stage.kind.trains:
+            step, memory = costs[number]
+            training = step * stage.steps
+        elif costs:
+            near = max((n for n in costs if n < number), default=min(costs))
+            training = costs[near][0] / 3 * len(run.inputs) / run.stages[near].settings.batch_size
+        if stage.kind == StageKind.CLUSTER:
+            clustering = kmeans_flops(run, stage)
+        seconds = BESIDES + training / (rate * SHARE_OF_STEPS) + clustering / (rate * SHARE_OF_PEAK)
+        planned.append(PlannedStage(stage.name, stage.steps, seconds / 60, memory, training + clustering))
     return planned
 
 
@@ -97,18 +109,10 @@ def standing_in(run: Run, stage: Stage) -> Run:
     return dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
 
 
-def pass_flops(run: Run, stage: Stage) -> float:
-    """FLOPs of a pass over the corpus, and of k-means where the stage clusters."""
-    width = run.params["codebook_0"].shape[1]
-    tokens = float(np.sum(run.inputs.store.lengths, dtype=np.float64))
-    parts = ("decoder",) if run.inputs.encoded is not None else ("decoder", "encoder")
-    weights = {part: sum(x.size for x in jax.tree.leaves(run.params[part])) for part in parts}
-    flops = 2 * weights["decoder"] * len(run.inputs) * (stage.position + 1)
-    flops += 2 * weights.get("encoder", 0) * tokens
-    if stage.kind == StageKind.CLUSTER:
-        size = run.functions.module.config.codebook_sizes[stage.position]
-        flops += KMEANS_PASSES * 4 * len(run.inputs) * size * width
-    return flops
+def kmeans_flops(run: Run, stage: Stage) -> float:
+    """FLOPs of clustering the corpus."""
+    size, width = run.functions.module.config.codebook_sizes[stage.position], run.params["codebook_0"].shape[1]
+    return KMEANS_PASSES * 4.0 * len(run.inputs) * size * width
 
 
 def matmul_rate(dtype: jnp.dtype) -> float:

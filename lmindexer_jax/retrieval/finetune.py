@@ -147,11 +147,17 @@ class Examples:
         return batch
 
     def digest(self) -> str:
-        """Hash of texts, documents and IDs."""
+        """Hash of texts, documents and IDs, of which the rest is made."""
         found = hashlib.sha256(self.store.hash.encode())
         for array in (self.rows, self.ids):
             found.update(np.ascontiguousarray(array))
         return found.hexdigest()
+
+
+def fingerprint(examples: Examples, *, config: FinetuneConfig, seed: int, identity: str) -> str:
+    """What binds the checkpoints of `finetune`."""
+    settings = json.dumps([dataclasses.asdict(config), examples.digest(), seed, identity], sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 def finetune(
@@ -173,7 +179,7 @@ def finetune(
 
     Args:
       params: where training starts; their memory may be taken over.
-      identity: whatever else determines the result; with the settings and pairs it binds the checkpoints.
+      identity: whatever else determines the result; see `fingerprint`.
       profile: steps whose trace is kept in `profile`.
 
     Returns:
@@ -183,7 +189,6 @@ def finetune(
       UserError: see `fit`.
     """
     steps = max(1, round(config.epochs * len(examples) / config.batch_size))
-    settings = json.dumps([dataclasses.asdict(config), examples.digest(), seed, identity], sort_keys=True)
     order_key, train_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x52))
     data = training_batches(
         examples.fetch,
@@ -205,7 +210,7 @@ def finetune(
         batches=lambda begin: (data[number] for number in range(begin, steps)),
         key=train_key,
         mesh=mesh,
-        fingerprint=hashlib.sha256(settings.encode()).hexdigest()[:16],
+        fingerprint=fingerprint(examples, config=config, seed=seed, identity=identity),
         checkpoint_seconds=checkpoint_seconds,
         profile=profile,
         console=console,

@@ -14,6 +14,7 @@ The only file that imports orbax; it does so when the first tree is written or r
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import json
 import math
@@ -141,18 +142,33 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                meta = self.meta(step)
-                if meta["fingerprint"] != fingerprint:
-                    raise UserError(
-                        f"{self.directory}: these checkpoints are of other settings or data; use another --workdir, "
-                        "or remove this folder to train afresh"
-                    )
+                meta = self._meta_of(step, fingerprint)
                 return step, self.restore(step, like(meta))[0], meta
             except DamagedCheckpoint as damage:
                 warn(f"{damage}; trying the checkpoint before it")
         if steps:
             raise UserError(f"{self.directory}: no checkpoint can be read; move this folder away to train afresh")
         return None
+
+    def refuse_others(self, fingerprint: str) -> None:
+        """Refuse what `newest` would, without reading arrays: for whoever has long work to do before he restores.
+
+        Raises:
+          UserError: a checkpoint of another run.
+        """
+        for step in reversed(self.steps()):
+            with contextlib.suppress(DamagedCheckpoint):  # of which `newest` tells
+                self._meta_of(step, fingerprint)
+                return
+
+    def _meta_of(self, step: int, fingerprint: str) -> dict:
+        meta = self.meta(step)
+        if meta["fingerprint"] != fingerprint:
+            raise UserError(
+                f"{self.directory}: these checkpoints are of other settings or data; use another --workdir, "
+                "or remove this folder to train afresh"
+            )
+        return meta
 
     def _folder(self, step: int) -> pathlib.Path:
         return self.directory / f"{step:08d}"

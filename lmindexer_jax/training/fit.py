@@ -26,6 +26,9 @@ from lmindexer_jax.training.steps import Params, State, make_step
 from lmindexer_jax.training.trace import Trace
 
 
+CHECKPOINTS = "checkpoints"
+
+
 @dataclasses.dataclass
 class Fit:
     """Everything that a training needs.
@@ -64,6 +67,16 @@ class Fit:
     profile: int = 0
 
 
+def refuse_others(directory: pathlib.Path, fingerprint: str) -> None:
+    """Refuse checkpoints of another training at once, where `fit` would do so only after what is prepared for it.
+
+    Raises:
+      UserError: `directory` holds such ones.
+    """
+    with Checkpoints(directory / CHECKPOINTS) as checkpoints:
+        checkpoints.refuse_others(fingerprint)
+
+
 def fit(run: Fit, params: Params) -> Params:
     """Train from the beginning or from the newest checkpoint.
 
@@ -86,7 +99,7 @@ def fit(run: Fit, params: Params) -> Params:
         return optimiser.init(split(params, run.rules)[0]), {}, jnp.zeros((), jnp.int32)
 
     shapes = describe(State(params, *jax.eval_shape(fresh, params)), run.mesh)
-    with Checkpoints(run.directory / "checkpoints") as checkpoints:
+    with Checkpoints(run.directory / CHECKPOINTS) as checkpoints:
         state, spent = _restore(run, checkpoints, shapes, instead_of=params)
         if state is None:
             params = place(params, run.mesh)

@@ -210,6 +210,9 @@ def test_the_newest_that_is_whole_is_taken(tmp_path):
         assert len(told) == 1 and "00000002" in told[0] and "trying the checkpoint before it" in told[0]
         with pytest.raises(UserError, match="of other settings or data"):
             checkpoints.newest(**find | {"fingerprint": "yours"})
+        with pytest.raises(UserError, match="of other settings or data"):
+            checkpoints.refuse_others("yours")
+        checkpoints.refuse_others("mine")
         truncate(max(files(checkpoints.directory / "00000001"), key=lambda path: path.stat().st_size))
         with pytest.raises(UserError, match="no checkpoint can be read"):
             checkpoints.newest(**find)
