@@ -3,10 +3,11 @@
     python benchmarks/recipe.py items.jsonl [--seed 0] [--workdir runs/recipe]
 
 `items.jsonl` is Amazon Beauty, as for configs/beauty.py; the text is the published template, one position, K = 256. A run's FLOPs are
-those of its plan, XLA's count of a step by its steps, and a frozen encoder's pass over the corpus. XLA takes the body of a loop
-once, so the published vocabulary head, a loop over chunks of words, is undercounted. Of the published recipe the FLOPs alone are
-given, of that on a frozen encoder in few epochs (configs/bakeoff.py has what it reaches) and of the undiminished one (30
-epochs of the whole model). Runs that are finished are read, those that were killed go on.
+those of its plan, XLA's count of a step by its steps and for a pass over the corpus the forward third of an epoch, and a frozen
+encoder's one pass. XLA takes the body of a loop once, so the published vocabulary head, a loop over chunks of words, is
+undercounted. Of the published recipe the FLOPs alone are given, of that on a frozen encoder in few epochs (configs/bakeoff.py
+has what it reaches) and of the undiminished one (30 epochs of the whole model). Runs that are finished are read, those that
+were killed go on.
 """
 
 import argparse

@@ -94,7 +94,7 @@ class Console:
             _minutes(sum(minutes) if minutes else None),
             _megabytes(max(memory, default=None)),
         )
-        self._table(title, ("stage", "steps", "about, minutes", "memory"), rows, total)
+        self._table(title, ("stage", "steps", "minutes (about)", "memory"), rows, total)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Show rows of cells under their columns; numbers stand to the right."""

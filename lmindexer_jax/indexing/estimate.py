@@ -50,7 +50,8 @@ def estimate(run: Run) -> list[PlannedStage]:
             near = max((n for n in costs if n < number), default=min(costs))
             training = costs[near][0] / 3 * len(run.inputs) / run.stages[near].settings.batch_size
         if stage.kind == StageKind.CLUSTER:
-            clustering = kmeans_flops(run, stage)
+            size, width = run.functions.module.config.codebook_sizes[stage.position], run.params["codebook_0"].shape[1]
+            clustering = kmeans_flops(documents=len(run.inputs), size=size, width=width)
         seconds = BESIDES + training / (rate * SHARE_OF_STEPS) + clustering / (rate * SHARE_OF_PEAK)
         planned.append(PlannedStage(stage.name, stage.steps, seconds / 60, memory, training + clustering))
     return planned
@@ -109,10 +110,9 @@ def standing_in(run: Run, stage: Stage) -> Run:
     return dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, centres=known and known + unknown))
 
 
-def kmeans_flops(run: Run, stage: Stage) -> float:
-    """FLOPs of clustering the corpus."""
-    size, width = run.functions.module.config.codebook_sizes[stage.position], run.params["codebook_0"].shape[1]
-    return KMEANS_PASSES * 4.0 * len(run.inputs) * size * width
+def kmeans_flops(*, documents: int, size: int, width: int) -> float:
+    """FLOPs of finding `size` centres of the documents' vectors."""
+    return KMEANS_PASSES * 4.0 * documents * size * width
 
 
 def matmul_rate(dtype: jnp.dtype) -> float:

@@ -31,7 +31,7 @@ from lmindexer_jax.errors import UserError
 from lmindexer_jax.files import replacing
 from lmindexer_jax.indexing import controls, hierarchical, product, residual, rqvae
 from lmindexer_jax.indexing.assigners import content_hash
-from lmindexer_jax.indexing.estimate import KMEANS_PASSES, SHARE_OF_PEAK
+from lmindexer_jax.indexing.estimate import SHARE_OF_PEAK, kmeans_flops
 from lmindexer_jax.indexing.recipe import Stage, StageKind
 from lmindexer_jax.indexing.rqvae import RqVaeTraining
 from lmindexer_jax.indexing.vectors import VectorsConfig
@@ -120,7 +120,7 @@ def estimate(run: TwoStage, stages: list[Stage], *, rate: float) -> list[Planned
         documents, width = run.vectors.shape
         if stage.kind == StageKind.CLUSTER:
             share = 1 / len(run.sizes) if run.kind == IndexerKind.PRODUCT else 1
-            flops = KMEANS_PASSES * 4 * documents * run.sizes[stage.position] * width * share
+            flops = share * kmeans_flops(documents=documents, size=run.sizes[stage.position], width=width)
         else:
             widths = (width, *run.config.rqvae.hidden, run.config.rqvae.latent)
             weights = 2 * sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))

@@ -25,7 +25,6 @@ from lmindexer_jax.training.sharding import describe, free, here, place, put_bat
 from lmindexer_jax.training.steps import Params, State, make_step
 from lmindexer_jax.training.trace import Trace
 
-
 CHECKPOINTS = "checkpoints"
 
 

@@ -1,4 +1,5 @@
-"""The plan counts a loop over layers as all of them, and what a stage takes beside its steps; and a run whose layers are computed twice and looped over, and that is traced, ends well."""
+"""The plan counts a loop over layers as all of them, and what a stage takes beside its steps; and a run whose layers are computed
+twice and looped over, and that is traced, ends well."""
 
 import math
 
